@@ -1,0 +1,239 @@
+"""Data sets held in memory, and the sources they are read from.
+
+A source is one file in `sources/`: a subclass of `DataSource`; its fields are its YAML keys, its `read` returns arrays.
+"""
+
+import hashlib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, cast
+
+import torch
+from pydantic import BaseModel, Field, JsonValue
+from torch import Tensor
+
+from .augmentation import Augmentation, augmented
+from .data_checks import CheckedReading, Reading, Samples, checked
+from .errors import DataError
+from .fingerprints import fingerprint
+from .normalization import Normalization, Normalize, normalizations_of
+from .seeding import generator as seeded_generator
+
+SPLIT_SEED = 0
+"""Which samples are held out is not up to the run's seed: runs of different seeds are measured on the same images."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of a split."""
+
+    inputs: dict[str, Tensor]
+    """By input name; images are normalised float32 of shape (B, C, H, W)."""
+    target: Tensor
+    """int64 class numbers, shape (B,)."""
+    index: Tensor
+    """The samples' positions in their split, shape (B,)."""
+
+
+class Split:
+    """The samples of one split: stored as read (uint8 where the pixels are), normalised when a batch is taken."""
+
+    def __init__(
+        self,
+        inputs: dict[str, Tensor],
+        target: Tensor,
+        *,
+        normalizations: dict[str, Normalization],
+        augment: tuple[Augmentation, ...] = (),
+    ) -> None:
+        self.target = target
+        self._inputs = inputs
+        self._normalizations = normalizations
+        self._augment = augment
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def augmented(self) -> bool:
+        """Whether a batch taken with a generator differs from one taken without."""
+        return bool(self._augment)
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """By input name, without the batch axis."""
+        return {name: tuple(tensor.shape[1:]) for name, tensor in self._inputs.items()}
+
+    def batch(self, index: Tensor, *, generator: torch.Generator | None = None) -> Batch:
+        """The samples at `index`; a generator asks for augmentation, which draws from nothing else."""
+        inputs = {name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}
+        if generator is not None and self._augment:
+            inputs = augmented(inputs, self._augment, generator)
+        return Batch(self._normalized(inputs), self.target[index], index)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """All samples in order, not augmented; the last batch may be smaller."""
+        for start in range(0, len(self), batch_size):
+            end = min(start + batch_size, len(self))
+            inputs = {name: tensor[start:end] for name, tensor in self._inputs.items()}
+            yield Batch(self._normalized(inputs), self.target[start:end], torch.arange(start, end))
+
+    def sha256(self) -> str:
+        """Over every byte that a batch depends on."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted({**self._inputs, "target": self.target}.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().data)
+        digest.update(repr((sorted(self._normalizations.items()), self._augment)).encode())
+        return digest.hexdigest()
+
+    def _normalized(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        known = self._normalizations
+        return {name: known[name].apply(tensor) if name in known else tensor for name, tensor in inputs.items()}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains on, chooses on and is measured on."""
+
+    train: Split
+    validation: Split | None
+    """Held out from train; choices are made on it."""
+    test: Split
+    """Read for measuring, never for choosing."""
+    classes: tuple[str, ...]
+    batch_size: int
+    fingerprint: str
+    """sha256 over all samples, labels and splits, the normalisation, the augmentation and the batch size."""
+    description: str
+    """One line for people, such as ``handwritten digits 1x32x32: 1437 train, 360 test, 10 classes``."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many outputs a classifier of this data has."""
+        return len(self.classes)
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """By input name, without the batch axis."""
+        return self.test.input_shapes
+
+    def example(self, batch_size: int = 2) -> dict[str, Tensor]:
+        """The first test inputs, normalised; fewer where the test split is smaller."""
+        return self.test.batch(torch.arange(min(batch_size, len(self.test)))).inputs
+
+
+class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
+    """Where samples come from and how they are prepared; a subclass in `sources/` needs no registration."""
+
+    source: str
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    """Samples in each step of a training."""
+    validation: Annotated[int, Field(ge=0)] = 0
+    """How many training samples are held out, each class in its share; 0 holds out none."""
+    normalize: Normalize = "dataset"
+    """What is taken from the pixels and what they are divided by, in each channel."""
+    augment: tuple[Augmentation, ...] = ()
+    """Random changes of the training images, new in every epoch."""
+
+    @abstractmethod
+    def read(self, directory: Path) -> Reading:
+        """The samples as arrays; relative paths start at `directory`. DataError says what is wrong with them."""
+
+    def load(self, directory: Path) -> Dataset:
+        """Read, check, split and prepare. `directory` is the recipe's folder, where relative paths start."""
+        reading = checked(self.read(directory))
+        train, validation = self._held_out(reading)
+        self._check_augment(train)
+        normalizations = normalizations_of(train.inputs, self.normalize, train.origin)
+        splits = {
+            "train": _split(train, normalizations, self.augment),
+            "test": _split(reading.test, normalizations),
+        }
+        if validation is not None:
+            splits["validation"] = _split(validation, normalizations)
+        classes = reading.classes
+        return Dataset(
+            train=splits["train"],
+            validation=splits.get("validation"),
+            test=splits["test"],
+            classes=classes,
+            batch_size=self.batch_size,
+            fingerprint=_fingerprint(splits, classes, self.batch_size),
+            description=_description(reading.description, splits, classes),
+        )
+
+    def _held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
+        """Train without the samples of the validation split, and that split."""
+        count, total = self.validation, len(reading.train.target)
+        if count == 0:
+            return reading.train, reading.validation
+        if reading.validation is not None:
+            raise DataError(
+                f"{reading.validation.origin}: the source brings its own validation split; leave out `validation`"
+            )
+        if count > total // 2:
+            raise DataError(
+                f"{reading.train.origin}: `validation: {count}` would leave {max(total - count, 0)} of {total} samples "
+                f"to train on; hold out at most half of them ({total // 2})"
+            )
+        held, rest = stratified(reading.train.target, count)
+        return reading.train.at(rest), reading.train.at(held)
+
+    def _check_augment(self, train: Samples) -> None:
+        shapes = {name: tensor.shape[1:] for name, tensor in train.inputs.items() if tensor.ndim == 4}
+        if self.augment and not shapes:
+            raise DataError(
+                f"{train.origin}: `augment` changes images (C, H, W), and no input is one; leave `augment` out"
+            )
+        if self.augment and len({shape[1:] for shape in shapes.values()}) > 1:
+            raise DataError(
+                f"{train.origin}: `augment` moves all image inputs alike, but their sizes differ "
+                f"({', '.join(f'{name} {tuple(shape)}' for name, shape in shapes.items())}); leave `augment` out"
+            )
+
+
+def stratified(target: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`count` positions that hold each class in its share, and the other ones; both in ascending order.
+
+    The choice depends on the labels alone.
+    """
+    draws = seeded_generator(SPLIT_SEED, "split")
+    order = torch.randperm(len(target), generator=draws)
+    by_class = order[torch.sort(target[order], stable=True).indices]
+    # Evenly spaced picks from samples sorted by class give each class its share, to within one sample.
+    picks = (torch.arange(count, dtype=torch.float64) + 0.5) * len(target) / count
+    chosen = torch.zeros(len(target), dtype=torch.bool)
+    chosen[by_class[picks.long()]] = True
+    return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
+
+
+def sources() -> dict[str, type[DataSource]]:
+    """Every data source by name; ``python`` stands for any `file.py:function`."""
+    package = importlib.import_module(".sources", __package__)
+    found: dict[str, type[DataSource]] = {}
+    for module_info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f".sources.{module_info.name}", __package__)
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, DataSource) and value.__module__ == module.__name__:
+                found[module_info.name] = value
+    return found
+
+
+def _split(samples: Samples, normalizations: dict[str, Normalization], augment: tuple[Augmentation, ...] = ()) -> Split:
+    return Split(samples.inputs, samples.target, normalizations=normalizations, augment=augment)
+
+
+def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...], batch_size: int) -> str:
+    hashes = {name: split.sha256() for name, split in splits.items()}
+    return fingerprint(cast(JsonValue, hashes), list(classes), batch_size)
+
+
+def _description(title: str, splits: dict[str, Split], classes: tuple[str, ...]) -> str:
+    shapes = " + ".join("x".join(map(str, shape)) or "scalar" for shape in splits["test"].input_shapes.values())
+    counts = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
+    return f"{title} {shapes}: {counts}, {len(classes)} classes"

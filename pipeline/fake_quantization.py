@@ -1,0 +1,230 @@
+"""A model under fake quantizers, built and converted by torchao's PT2E flow with our own quantizers.
+
+Importing this module imports torchao, which takes a second or two: import it where it is used.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from .errors import ModelError
+from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, tensor_names
+from .quiet import quiet
+
+# torchao says at import which GPU kernels it could not load, and that torch changed under it: neither is used here.
+with quiet("torchao", "torch.utils._pytree"):
+    from torchao.quantization.pt2e import FakeQuantizeBase
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+RANGE_MOMENTUM = 0.05
+"""How fast a trained range follows the batches: about the last twenty of them."""
+
+
+class ActivationQuantizer(FakeQuantizeBase):
+    """Rounds one activation to its uint8 grid; follows the range of what it sees in training mode."""
+
+    scale: Tensor
+    zero_point: Tensor
+    low: Tensor
+    high: Tensor
+    seen: Tensor
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()  # torchao also passes what the specification says of dtype and range
+        self.rounds = True
+        self.dtype, self.qscheme, self.ch_axis = torch.uint8, torch.per_tensor_affine, -1
+        self.quant_min, self.quant_max = 0, ACTIVATION_LEVELS
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation `x` on its grid, gradients passed straight through inside the range; in the dtype it came in."""
+        if self.training:
+            self._follow(x.detach())
+        if not self.rounds:
+            return x
+        grid = torch.fake_quantize_per_tensor_affine(x.float(), self.scale, self.zero_point, 0, ACTIVATION_LEVELS)
+        return grid.to(x.dtype)
+
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, as torchao's conversion asks for them."""
+        return self.scale, self.zero_point
+
+    def _follow(self, values: Tensor) -> None:
+        low, high = torch.aminmax(values.float())
+        # Zero is always on the grid: padding and ReLU produce it exactly.
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+        # The plain mean of the first batches, then one that forgets.
+        self.seen += 1
+        momentum = (1.0 / self.seen).clamp(min=RANGE_MOMENTUM)
+        self.low.lerp_(low, momentum)
+        self.high.lerp_(high, momentum)
+        self.scale.copy_(((self.high - self.low) / ACTIVATION_LEVELS).clamp(min=torch.finfo(torch.float32).eps))
+        self.zero_point.copy_((-self.low / self.scale).round().to(torch.int32))
+
+    def set_range(self, grid: ActivationRange) -> None:
+        """Take over a learned grid."""
+        self.scale.fill_(grid.scale)
+        self.zero_point.fill_(grid.zero_point)
+        self.low.fill_(-grid.zero_point * grid.scale)
+        self.high.fill_((ACTIVATION_LEVELS - grid.zero_point) * grid.scale)
+        self.seen.fill_(1)
+
+    def forget(self) -> None:
+        """Let the next batches alone decide the range."""
+        self.seen.zero_()
+
+    def range(self) -> ActivationRange:
+        """The grid as it stands."""
+        return ActivationRange(scale=float(self.scale), zero_point=int(self.zero_point))
+
+
+class WeightQuantizer(FakeQuantizeBase):
+    """Rounds a weight to int8, one symmetric scale an output channel, which follows the weight's values."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, *, bits: Literal[7, 8], **_: Any) -> None:
+        super().__init__()
+        self._largest_code = 2 ** (bits - 1) - 1
+        self.rounds = True
+        self.dtype, self.qscheme, self.ch_axis = torch.int8, torch.per_channel_symmetric, 0
+        self.quant_min, self.quant_max = -128, 127
+        # They follow from the weight, so no checkpoint holds them.
+        self.register_buffer("scale", torch.ones(1), persistent=False)
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The weight `x` (out, …) on its grid."""
+        largest = x.detach().abs().flatten(1).amax(1)
+        self.scale = (largest / self._largest_code).clamp(min=torch.finfo(torch.float32).eps)
+        self.zero_point = torch.zeros(len(self.scale), dtype=torch.int32, device=x.device)
+        if not self.rounds:
+            return x
+        # The codes stay within ±largest_code by the choice of scale; -128 … 127 is the range the exporter knows.
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, 0, -128, 127)
+
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Scales and zero points, one an output channel, as torchao's conversion asks for them."""
+        return self.scale, self.zero_point
+
+
+_AnyQuantizer = ActivationQuantizer | WeightQuantizer
+
+
+class FakeQuantizedModel(nn.Module):
+    """A captured graph with a quantizer on every tensor that its `Quantization` names."""
+
+    def __init__(self, graph: fx.GraphModule, quantizers: Mapping[str, _AnyQuantizer]) -> None:
+        super().__init__()
+        self.graph = graph
+        self._quantizers = dict(quantizers)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the model computes with its quantized tensors rounded."""
+        return cast(Tensor, self.graph(*inputs))
+
+    def train(self, mode: bool = True) -> "FakeQuantizedModel":
+        """Let the activation ranges follow what they see, or hold them; the captured operators have no modes."""
+        self.training = mode
+        for quantizer in self._quantizers.values():
+            quantizer.training = mode
+        return self
+
+    def activation(self, name: str) -> ActivationQuantizer:
+        """The quantizer of the activation called `name`."""
+        return cast(ActivationQuantizer, self._quantizers[name])
+
+    @contextmanager
+    def rounding(self, on: bool) -> Iterator[None]:
+        """Within the block the quantizers round, or only look."""
+        for quantizer in self._quantizers.values():
+            quantizer.rounds = on
+        try:
+            yield
+        finally:
+            for quantizer in self._quantizers.values():
+                quantizer.rounds = True
+
+    def float_state(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the model that was captured, by its own names."""
+        own = {id(tensor) for quantizer in self._quantizers.values() for tensor in quantizer.buffers()}
+        return {name: tensor for name, tensor in self.graph.state_dict(keep_vars=True).items() if id(tensor) not in own}
+
+
+def fake_quantized(
+    model: nn.Module, quantization: Quantization, inputs: Mapping[str, Tensor]
+) -> FakeQuantizedModel:
+    """The model's graph with the quantizers that `quantization` names, in eval mode.
+
+    Raises ModelError when a name fits no tensor of the graph. Activations named in `quantization.activations` take
+    their learned grids.
+    """
+    graph = capture(model, inputs)
+    names = tensor_names(graph)
+    wanted = {*quantization.weights, *quantization.activations, *quantization.shared}
+    missing = wanted - set(names.values())
+    if missing:
+        raise ModelError(f"quantized tensors that the model does not have: {', '.join(sorted(missing))}")
+    placed = {node.name: name for node, name in names.items()}
+    with quiet("torchao"):
+        prepared = cast(fx.GraphModule, prepare_pt2e(graph, _NamedTensors(names, quantization)))
+    paths = {placed[node.args[0].name]: str(node.target) for node in prepared.graph.nodes if node.op == "call_module"}
+    for name, source in quantization.shared.items():
+        prepared.set_submodule(paths[name], prepared.get_submodule(paths[source]))
+    quantizers = {name: cast(_AnyQuantizer, prepared.get_submodule(path)) for name, path in paths.items()}
+    for name, grid in quantization.activations.items():
+        cast(ActivationQuantizer, quantizers[name]).set_range(grid)
+    return FakeQuantizedModel(prepared, quantizers).train(mode=False)
+
+
+def quantization_of(model: FakeQuantizedModel, quantization: Quantization) -> Quantization:
+    """The same placement with the grids as they now stand."""
+    ranges = {name: model.activation(name).range() for name in quantization.activations}
+    return quantization.model_copy(update={"activations": ranges})
+
+
+def converted(model: FakeQuantizedModel, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The graph with explicit quantize and dequantize operators and int8 weights, as the ONNX exporter reads it."""
+    fresh = copy.deepcopy(model).train(mode=False)
+    with torch.no_grad():
+        fresh(*inputs.values())  # the weight scales follow the weights on each call
+    with quiet("torchao"):
+        return cast(fx.GraphModule, convert_pt2e(fresh.graph, fold_quantize=True))
+
+
+class _NamedTensors(Quantizer):
+    """Puts one quantizer behind each named tensor, so that every reader of the tensor sees the same codes."""
+
+    def __init__(self, names: Mapping[fx.Node, str], quantization: Quantization) -> None:
+        super().__init__()
+        self._names = {node.name: name for node, name in names.items()}
+        self._quantization = quantization
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Mark the outputs of the nodes that make the named tensors."""
+        for node in model.graph.nodes:
+            name = self._names.get(node.name)
+            if name in self._quantization.weights:
+                node.meta["quantization_annotation"] = _annotation(WeightQuantizer.with_args(bits=self._quantization.weight_bits))
+            elif name in self._quantization.activations or name in self._quantization.shared:
+                node.meta["quantization_annotation"] = _annotation(ActivationQuantizer)
+        return model
+
+    def validate(self, model: fx.GraphModule) -> None:
+        """Nothing to check: names that fit no tensor were refused before."""
+
+
+def _annotation(make: Any) -> QuantizationAnnotation:
+    # torchao reads dtype and range from the quantizer that `make` returns; the specification's own must agree in kind.
+    spec = QuantizationSpec(dtype=torch.int8, observer_or_fake_quant_ctr=make)
+    return QuantizationAnnotation(output_qspec=spec, _annotated=True)

@@ -1,0 +1,256 @@
+"""References to models: what a recipe says in place of a network, and what a blueprint rebuilds one from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag, field_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from torch import Tensor, nn
+
+from .errors import ModelError
+from .networks.resnet import ResNet
+from .python_reference import PythonReference
+
+PYTHON_PATTERN = r"^.+\.py:[A-Za-z_]\w*$"
+KEYS_SHOWN = 8
+"""How many keys of a kind a message lists."""
+
+
+class BuiltInModel(BaseModel, frozen=True, extra="forbid"):
+    """A network of ours: a CIFAR ResNet."""
+
+    name: Literal["resnet"]
+    depth: int = 20
+    """Weighted layers: 6 n + 2 for n blocks a stage, such as 8, 14, 20, 32, 56."""
+    width: Annotated[int, Field(ge=1)] = 16
+    """Channels of the first stage; the second and third have 2 and 4 times as many."""
+    shortcut: Literal["conv", "pad"] = "conv"
+    """Where the shape changes: a 1x1 convolution, or zero channels without parameters."""
+
+    @field_validator("depth")
+    @classmethod
+    def _depth_of_whole_blocks(cls, depth: int) -> int:
+        if depth < 8 or depth % 6 != 2:
+            nearest = 6 * max(round((depth - 2) / 6), 1) + 2
+            raise ValueError(f"a depth is 6 n + 2, such as 8, 14, 20, 32 or 56; the nearest is {nearest}")
+        return depth
+
+
+class PythonModel(BaseModel, frozen=True, extra="forbid"):
+    """A network that a function in the user's own file makes."""
+
+    python: Annotated[str, Field(pattern=PYTHON_PATTERN)]
+    """`file.py:function`; a relative path starts at the recipe's folder."""
+    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict[str, bool | int | float | str])
+    """Given to the function by name; `num_classes` and `input_shapes` are given too where it has such parameters."""
+
+    def reference(self, directory: Path = Path()) -> PythonReference:
+        """The function; ModelError where its file is missing."""
+        return PythonReference.parse(self.python, directory, ModelError)
+
+
+class _TextSchema:
+    """Adds the short form, `file.py:function`, to the JSON schema that editors read."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        mappings = handler(schema)
+        return {"anyOf": [*mappings.get("oneOf", [mappings]), {"type": "string", "pattern": PYTHON_PATTERN}]}
+
+
+def _mapping(value: Any) -> Any:
+    return {"python": value} if isinstance(value, str) else value
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, PythonModel):
+        return "python"
+    return "python" if isinstance(value, Mapping) and "python" in value else "built in"
+
+
+ModelReference = Annotated[
+    Annotated[BuiltInModel, Tag("built in")] | Annotated[PythonModel, Tag("python")],
+    Discriminator(_form),
+    BeforeValidator(_mapping),
+    _TextSchema,
+]
+"""A network by name with its settings, or the user's `file.py:function`, given alone or with `arguments`."""
+
+
+def resolve(reference: BuiltInModel | PythonModel, directory: Path) -> BuiltInModel | PythonModel:
+    """The reference with an absolute path, the same from every folder. ModelError where the file is missing."""
+    if isinstance(reference, BuiltInModel):
+        return reference
+    found = reference.reference(directory)
+    return reference.model_copy(update={"python": str(found)})
+
+
+def source_sha256(reference: BuiltInModel | PythonModel) -> str:
+    """Of the user's file and its siblings, for fingerprints; empty for a network of ours."""
+    return reference.reference().sha256() if isinstance(reference, PythonModel) else ""
+
+
+def build(
+    reference: BuiltInModel | PythonModel, input_shapes: Mapping[str, tuple[int, ...]], num_classes: int
+) -> nn.Module:
+    """A new network with weights drawn from torch's global generator, which the caller seeds."""
+    if isinstance(reference, PythonModel):
+        offered = {"num_classes": num_classes, "input_shapes": dict(input_shapes)}
+        found = reference.reference()
+        model = found.call(reference.arguments, offered)
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"{found} returned a value of type {type(model).__name__}; it must return a torch.nn.Module"
+            )
+        return model
+    shapes = list(input_shapes.values())
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        given = ", ".join(f"{name} {shape}" for name, shape in input_shapes.items())
+        raise ModelError(f"a resnet takes one image (channels, height, width), but the data gives {given}")
+    return ResNet(
+        num_blocks=_num_blocks(reference.depth),
+        width=reference.width,
+        shortcut=reference.shortcut,
+        in_channels=shapes[0][0],
+        num_classes=num_classes,
+    )
+
+
+def derive(
+    reference: BuiltInModel | PythonModel, *, width: float = 1.0, depth: float = 1.0
+) -> BuiltInModel | PythonModel:
+    """A smaller or larger relative: channels and blocks times these factors.
+
+    A resnet's width is rounded to a multiple of 8, its blocks to whole ones. A user's function must have the parameters
+    `width` and `depth`: a whole default is taken as a count and scaled, any other gets the factor.
+    """
+    if isinstance(reference, BuiltInModel):
+        scaled_width = reference.width if width == 1 else _rounded(reference.width * width, 8)
+        num_blocks = _rounded(_num_blocks(reference.depth) * depth, 1)
+        return reference.model_copy(update={"width": scaled_width, "depth": 6 * num_blocks + 2})
+    arguments = dict(reference.arguments)
+    for name, factor, multiple in (("width", width, 8), ("depth", depth, 1)):
+        if factor != 1:
+            arguments[name] = _scaled_argument(reference, name, factor, multiple)
+    return reference.model_copy(update={"arguments": arguments})
+
+
+def _scaled_argument(reference: PythonModel, name: str, factor: float, multiple: int) -> float:
+    found = reference.reference()
+    defaults = found.defaults()
+    if name not in defaults:
+        raise ModelError(
+            f"{found} has no parameter {name!r}, so no student of another {name} can be derived from it; "
+            f"give the function a parameter `{name}`, or name the student's own function"
+        )
+    current = reference.arguments.get(name, defaults[name])
+    if isinstance(current, int) and not isinstance(current, bool):
+        return _rounded(current * factor, multiple)
+    return current * factor if isinstance(current, float) else factor
+
+
+def _num_blocks(depth: int) -> int:
+    return (depth - 2) // 6
+
+
+def _rounded(value: float, multiple: int) -> int:
+    """The nearest multiple, halves upwards, at least one of them."""
+    return max(int(value / multiple + 0.5), 1) * multiple
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a `.safetensors` state dict that fits exactly. ModelError names missing, unexpected and misshapen keys."""
+    stored = _stored_tensors(path)
+    expected = model.state_dict()
+    problems = [
+        _listed("missing in the file", {key: expected[key] for key in expected.keys() - stored.keys()}),
+        _listed("unknown to the model", {key: stored[key] for key in stored.keys() - expected.keys()}),
+        _misshapen(stored, expected),
+    ]
+    if any(problems):
+        raise ModelError(
+            "\n  ".join([f"{path}: the weights do not fit the model", *filter(None, problems), _mend(stored, expected)])
+        )
+    broken = [key for key, tensor in stored.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise ModelError(
+            f"{path}: {', '.join(broken[:KEYS_SHOWN])} hold values that are NaN or infinite; use another file"
+        )
+    model.load_state_dict(stored)
+
+
+def _stored_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file of weights; paths start at the recipe's folder")
+    try:
+        return load(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is not a readable .safetensors file ({error}); "
+            "write it with safetensors.torch.save_file(model.state_dict(), path)"
+        ) from error
+
+
+def _listed(what: str, tensors: Mapping[str, Tensor]) -> str:
+    return _lines(what, [f"{key} {_shape(tensor)}" for key, tensor in sorted(tensors.items())])
+
+
+def _misshapen(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    shared = [key for key in sorted(stored.keys() & expected.keys()) if stored[key].shape != expected[key].shape]
+    lines = [f"{key} {_shape(stored[key])}, the model has {_shape(expected[key])}" for key in shared]
+    return _lines("of another shape", lines)
+
+
+def _lines(what: str, lines: list[str]) -> str:
+    if not lines:
+        return ""
+    more = [f"… and {len(lines) - KEYS_SHOWN} more"] if len(lines) > KEYS_SHOWN else []
+    return "\n    ".join([f"{len(lines)} {what}:", *lines[:KEYS_SHOWN], *more])
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _mend(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What to do, from how the two sets of keys differ."""
+    ends = {key[: -len(other)] for key in stored for other in expected if key.endswith("." + other)}
+    for prefix in sorted(ends - {""}):
+        if all(key.startswith(prefix) for key in stored):
+            return f"every key of the file begins with {prefix!r}: save the state dict without it"
+    if not any(".shortcut." in key for key in stored) and any(".shortcut." in key for key in expected):
+        return "the file has no weights for shortcuts: use `shortcut: pad`"
+    return "the model's depth, width, shortcut and number of classes must be those that the file was trained with"
+
+
+def check_runs(model: nn.Module, inputs: Mapping[str, Tensor], num_classes: int) -> None:
+    """Run the model in eval mode on a batch. ModelError unless it gives finite logits of shape (B, num_classes)."""
+    shapes = ", ".join(f"{name} {_shape(tensor)}" for name, tensor in inputs.items())
+    batch_size = len(next(iter(inputs.values())))
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            outputs: Any = model.eval()(*inputs.values())
+    except Exception as error:
+        raise ModelError(
+            f"the model does not run on the data's inputs ({shapes}): {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        model.train(was_training)
+    if not isinstance(outputs, Tensor):
+        raise ModelError(
+            f"the model returned a value of type {type(outputs).__name__}; it must return one tensor of logits"
+        )
+    if tuple(outputs.shape) != (batch_size, num_classes):
+        raise ModelError(
+            f"the model gives outputs of shape {_shape(outputs)} for inputs {shapes}; "
+            f"with {num_classes} classes they must be {batch_size}x{num_classes}"
+        )
+    if not outputs.isfinite().all():
+        raise ModelError("the model gives outputs that are NaN or infinite on the first test inputs; check its weights")

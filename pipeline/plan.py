@@ -1,0 +1,171 @@
+"""What a run is going to do, settled before it does anything: data, device, teacher, and the steps with their fingerprints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..stages.distill import Distill
+from ..stages.stage import Stage
+from .artifact import Artifact
+from .blueprint import Blueprint
+from .data import Dataset
+from .errors import UsageError
+from .fingerprints import code_fingerprint, fingerprint, sha256_of
+from .models import BuiltInModel, PythonModel, check_runs, load_weights, resolve, source_sha256
+from .processor import has_bf16
+from .recipe import Recipe, recipe_yaml
+from .seeding import derive
+from .task import Task, task_named
+from .training import Precision
+
+TEACHER = "teacher"
+"""The name of the step that only takes over given weights."""
+
+MODEL_CODE = (
+    "stages",
+    *(
+        f"pipeline.{name}"
+        for name in (
+            "artifact",
+            "augmentation",
+            "blueprint",
+            "fake_quantization",
+            "models",
+            "networks",
+            "normalization",
+            "quantization",
+            "seeding",
+            "task",
+            "teacher",
+            "training",
+        )
+    ),
+)
+"""The modules whose change can change an artifact."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run."""
+
+    number: int
+    name: str
+    stage: Stage | None
+    """None for the step that takes over the teacher's weights."""
+    fingerprint: str
+    """Of everything that its artifact depends on."""
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the run, such as ``02-distill``."""
+        return f"{self.number:02d}-{self.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with everything it refers to found and checked."""
+
+    recipe: Recipe
+    directory: Path
+    data: Dataset
+    task: Task
+    device: torch.device
+    precision: Precision
+
+    @classmethod
+    def of(cls, recipe: Recipe, directory: Path) -> "Plan":
+        """Load the data and choose device and precision; raises the errors of whatever cannot be found or used."""
+        data = recipe.data.load(directory)
+        task = task_named(recipe.task)
+        task.validate(data)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(recipe, directory, data, task, device, _precision(recipe, device))
+
+    @cached_property
+    def teacher_model(self) -> BuiltInModel | PythonModel:
+        """The teacher's reference with its paths resolved."""
+        return resolve(self.recipe.teacher.model, self.directory)
+
+    @cached_property
+    def teacher_weights(self) -> Path | None:
+        """The file of the teacher's weights; None where the first stage trains them."""
+        weights = self.recipe.teacher.weights
+        return None if weights is None else self.directory / weights
+
+    def initial_artifact(self) -> Artifact:
+        """The teacher as the recipe gives it: with its weights, or with fresh ones for the first stage to train.
+
+        Raises ModelError when it cannot be built, does not run on the data, or the weights do not fit.
+        """
+        data = self.data
+        blueprint = Blueprint(model=self.teacher_model, input_shapes=data.input_shapes, num_classes=data.num_classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.recipe.seed, TEACHER))
+            model = blueprint.build()
+        if self.teacher_weights is not None:
+            load_weights(model, self.teacher_weights)
+        check_runs(model, data.example(), data.num_classes)
+        return Artifact(model=model.eval(), blueprint=blueprint)
+
+    def steps(self, until: str | None = None) -> tuple[Step, ...]:
+        """The steps in order, up to the one named `until`; raises UsageError when there is no such step."""
+        steps = tuple(self._steps())
+        if until is None:
+            return steps
+        names = [step.name for step in steps]
+        if until not in names:
+            raise UsageError(f"--until: there is no step `{until}`; the steps are {', '.join(names)}")
+        return steps[: names.index(until) + 1]
+
+    def _steps(self) -> Iterator[Step]:
+        weights = self.teacher_weights
+        current = fingerprint(
+            self.teacher_model.model_dump(mode="json"),
+            source_sha256(self.teacher_model),
+            None if weights is None else sha256_of(weights),
+            self.data.fingerprint,
+            self.data.batch_size,
+            self.recipe.seed,
+            self.precision,
+            self.device.type,
+            torch.__version__,
+            code_fingerprint(*MODEL_CODE),
+        )
+        number = 1
+        if weights is not None:
+            yield Step(number, TEACHER, None, current)
+            number += 1
+        for stage in self.recipe.stages:
+            current = fingerprint(current, stage.model_dump(mode="json"), self._student_source(stage))
+            yield Step(number, stage.step_name, stage, current)
+            number += 1
+
+    def _student_source(self, stage: Stage) -> str:
+        if isinstance(stage, Distill) and isinstance(stage.student, PythonModel):
+            return source_sha256(resolve(stage.student, self.directory))
+        return ""
+
+    @cached_property
+    def recipe_yaml(self) -> str:
+        """The resolved recipe."""
+        return recipe_yaml(self.recipe)
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Of the part of the recipe that shapes the model, for the metadata of engines; goals and targets are not in it."""
+        shaping: dict[str, Any] = self.recipe.model_dump(
+            mode="json", include={"seed", "task", "data", "teacher", "stages", "precision"}
+        )
+        return fingerprint(shaping)
+
+
+def _precision(recipe: Recipe, device: torch.device) -> Precision:
+    if recipe.precision != "auto":
+        return recipe.precision
+    capable = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bf16()
+    return "bf16" if capable else "fp32"
+

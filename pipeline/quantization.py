@@ -1,0 +1,109 @@
+"""What is quantized in a model: its tensors by name, and the grids they were given.
+
+The quantizers' arithmetic is that of ONNX Runtime's CPU kernels: activations are uint8, affine, one scale a tensor;
+weights are int8, symmetric, one scale an output channel.
+"""
+
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from inspect import Parameter, signature
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, fx, nn
+
+from .errors import ModelError
+
+ACTIVATION_LEVELS = 255
+
+
+class ActivationRange(BaseModel):
+    """One activation's uint8 grid: real value = scale · (code − zero_point)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: Annotated[float, Field(gt=0)]
+    zero_point: Annotated[int, Field(ge=0, le=ACTIVATION_LEVELS)]
+
+
+class Quantization(BaseModel):
+    """Which tensors are quantized, and on which grid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight_bits: Literal[7, 8]
+    """7 keeps weight codes within ±63, so that kernels without VNNI cannot saturate: 2 · 255 · 63 < 2^15."""
+    weights: tuple[str, ...]
+    """Parameters by name; their scales follow from their values."""
+    activations: dict[str, ActivationRange]
+    """Grids by tensor name, as `tensor_names` gives them."""
+    shared: dict[str, str] = Field(default_factory=dict[str, str])
+    """Tensors that only move or pick values of another one (flatten, max pooling) and so lie on its grid: name to name."""
+
+
+def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The model's eval-mode graph over aten operators, with a dynamic batch.
+
+    Raises ModelError when torch.export cannot follow the model.
+    """
+    shapes = dynamic_batch(model, inputs)
+    # torch.export treats batch sizes 0 and 1 as constants, so the example must hold at least two samples.
+    example = tuple(tensor.repeat(2, *(1,) * (tensor.ndim - 1)) if len(tensor) < 2 else tensor for tensor in inputs.values())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own deprecation notices while it traces
+            exported = torch.export.export(deepcopy(model).eval(), example, dynamic_shapes=shapes)
+            return cast(fx.GraphModule, exported.module(check_guards=False))
+    except Exception as error:
+        raise ModelError(
+            f"torch.export cannot capture this model: {str(error).splitlines()[0]}\n"
+            "Mend: no Python branches on tensor values and no batch size written into the code; "
+            "`torch.export.export(model, inputs)` shows the whole message."
+        ) from error
+
+
+def dynamic_batch(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """torch.export's `dynamic_shapes` with a free first dimension for every input of a model called positionally."""
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+    takes_any_number = any(
+        parameter.kind is Parameter.VAR_POSITIONAL for parameter in signature(model.forward).parameters.values()
+    )
+    return (shapes,) if takes_any_number else shapes
+
+
+def tensor_names(graph: fx.GraphModule) -> dict[fx.Node, str]:
+    """A name for every tensor of a captured graph that depends on the model's structure, not on the tracing.
+
+    Parameters keep their own names; an operator's output is called by its module and operator, such as
+    ``layer1.0.conv1:conv2d``; a second one in the same module gets ``#1``; inputs are ``input:`` and their position.
+    """
+    names: dict[fx.Node, str] = {}
+    seen: dict[str, int] = {}
+    num_inputs = 0
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            names[node] = f"input:{num_inputs}"
+            num_inputs += 1
+        elif node.op == "get_attr":
+            names[node] = str(node.target)
+        elif node.op == "call_function":
+            base = f"{module_path(node)}:{operator_name(node)}"
+            repeat = seen.get(base, 0)
+            seen[base] = repeat + 1
+            names[node] = f"{base}#{repeat}" if repeat else base
+    return names
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the module whose forward made the node; empty for the model itself."""
+    stack = cast(dict[str, tuple[str, Any]], node.meta.get("nn_module_stack") or {})
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def operator_name(node: fx.Node) -> str:
+    """The aten operator's plain name, such as ``conv2d``; empty for nodes that call none."""
+    if node.op != "call_function":
+        return ""
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0].rstrip("_")

@@ -1,0 +1,246 @@
+"""A run: the stages in the recipe's order, each followed by its engine and that engine's numbers, then the report."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from ..export.deliver import BuiltEngine, OnnxMetadata, build_engine, measure_engine
+from ..export.machine import machine_facts
+from ..export.measurement import EngineMeasurement
+from ..export.target import Target
+from ..stages.stage import Context, Stage
+from .artifact import Artifact
+from .cost import macs, num_parameters
+from .data import Dataset
+from .fingerprints import code_fingerprint, fingerprint
+from .goals import judged
+from .journal import Journal
+from .plan import TEACHER, Plan, Step
+from .progress import Progress
+from .recipe import Recipe
+from .report import Report, StepReport
+from .run_folder import Reuse, RunFolder
+from .seeding import derive
+from .teacher import Teacher
+
+
+def run(
+    recipe: Recipe,
+    *,
+    directory: Path,
+    folder: Path,
+    progress: Progress,
+    fresh: bool = False,
+    until: str | None = None,
+) -> Report:
+    """Run a recipe, or go on with it where an earlier call in the same `folder` stopped.
+
+    `directory` is the recipe's folder, where its relative paths start; `until` names the last step to make. What is
+    there and was made from the same settings, data, teacher and code is reused. Ends with ``report.json``,
+    ``report.md`` and ``report.html`` in the folder.
+    """
+    with RunFolder.open(folder, fresh=fresh) as files:
+        return _Run(recipe, directory, files, progress).finish(until)
+
+
+@dataclass
+class _Clock:
+    """Where a run's time went, in seconds."""
+
+    started: float = field(default_factory=time.monotonic)
+    spent: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[what] = self.spent.get(what, 0.0) + time.monotonic() - begun
+
+    @property
+    def total(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def overhead(self) -> float:
+        """What was neither training, exporting nor measuring."""
+        return self.total - sum(self.spent.values())
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A step that has its artifact."""
+
+    step: Step
+    artifact: Artifact
+    journal: Journal
+    reused: bool
+    seconds: float
+
+
+class _Run:
+    """One call of `run`: what it holds on to from the first step to the report."""
+
+    def __init__(self, recipe: Recipe, directory: Path, files: RunFolder, progress: Progress) -> None:
+        self._clock = _Clock()
+        self._began = datetime.now(UTC)
+        self._recipe = recipe
+        self._files = files
+        self._progress = progress
+        self._plan = Plan.of(recipe, directory)
+        self._data: Dataset = self._plan.data
+        self._teacher: Teacher | None = None
+        self._artifacts: dict[str, Artifact] = {}
+
+    def finish(self, until: str | None) -> Report:
+        """Make every step up to `until`, and the report of them."""
+        self._files.write_file("recipe.yaml", self._plan.recipe_yaml)
+        reports: list[StepReport] = []
+        artifact = self._plan.initial_artifact()
+        last: _Finished | None = None
+        baselines: dict[str, BuiltEngine] = {}
+        for step in self._plan.steps(until):
+            last = self._made(step, artifact)
+            artifact = last.artifact
+            self._artifacts[step.name] = artifact
+            if self._teacher is None:
+                self._teacher = Teacher(artifact)
+                baselines = {target.label: self._built(last, target, "fp32") for target in self._recipe.targets}
+            reports.append(self._reported(last, baselines))
+        assert last is not None  # a plan has at least one step
+        engines = self._all_engines(last, baselines)
+        return self._saved(tuple(reports), engines)
+
+    def _made(self, step: Step, artifact: Artifact) -> _Finished:
+        part = f"{step.folder}/artifact"
+        found = self._files.state(part, step.fingerprint)
+        if isinstance(found, Reuse):
+            self._progress.say(f"{step.folder}: reused")
+            return _loaded(step, found.path)
+        if found.reason:
+            self._progress.say(f"{step.folder}: {found.reason}")
+        with self._clock.counting("training"):
+            begun = time.monotonic()
+            journal = Journal()
+            made = artifact
+            if step.stage is not None:
+                self._progress.say(f"{step.folder}: starts")
+                made = step.stage.run(artifact, self._context(step, step.stage, journal))
+            made = replace(made, lineage=(*artifact.lineage, step.name))
+            seconds = time.monotonic() - begun
+        with self._files.writing(part, step.fingerprint) as folder:
+            made.save(folder, self._data.example())
+            story = {"seconds": seconds, "journal": journal.model_dump(mode="json")}
+            (folder / "journal.json").write_text(json.dumps(story, indent=1))
+        self._files.discard_checkpoints(step.folder)
+        return _Finished(step, made, journal, reused=False, seconds=seconds)
+
+    def _context(self, step: Step, stage: Stage, journal: Journal) -> Context:
+        return Context(
+            device=self._plan.device,
+            precision=self._plan.precision,
+            data=self._data,
+            task=self._plan.task,
+            step=step.folder,
+            seed=derive(self._recipe.seed, step.name),
+            checkpoints=self._files.checkpoints(step.folder, step.fingerprint),
+            progress=self._progress,
+            journal=journal,
+            directory=self._plan.directory,
+            teacher=self._teacher,
+            artifacts=dict(self._artifacts),
+        )
+
+    def _built(self, last: _Finished, target: Target, precision: str) -> BuiltEngine:
+        """The engine of a step's artifact, reused where nothing it depends on changed."""
+        part = f"{last.step.folder}/{target.slug}-{precision}"
+        made_from = fingerprint(last.step.fingerprint, target.build_settings(), precision, self._export_code)
+        found = self._files.state(part, made_from)
+        if isinstance(found, Reuse):
+            return BuiltEngine.load(found.path)
+        with self._clock.counting("export"), self._files.writing(part, made_from) as folder:
+            self._progress.say(f"{last.step.folder}: exports {target.label} {precision}")
+            metadata = OnnxMetadata(
+                recipe_hash=self._plan.model_hash, stage=last.step.name, classes=self._data.classes
+            )
+            build_engine(last.artifact, target, precision, folder, self._data, self._plan.task, metadata=metadata)
+        return BuiltEngine.load(self._files.path / part)
+
+    def _measured(self, last: _Finished, target: Target, precision: str, baseline: BuiltEngine) -> EngineMeasurement:
+        """The engine's numbers beside the teacher's, taken on this machine."""
+        engine = self._built(last, target, precision)
+        part = f"{last.step.folder}/{target.slug}-{precision}-measured"
+        machine = machine_facts()
+        made_from = fingerprint(
+            engine.fingerprint, baseline.fingerprint, target.measure_settings(), machine.identity(), self._export_code
+        )
+        found = self._files.state(part, made_from)
+        if isinstance(found, Reuse):
+            return EngineMeasurement.model_validate_json((found.path / "measurement.json").read_bytes())
+        with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
+            self._progress.say(f"{last.step.folder}: measures {target.label} {precision}")
+            measurement = measure_engine(engine, baseline, target, self._data, self._plan.task)
+            (folder / "measurement.json").write_text(measurement.model_dump_json(indent=1))
+        return measurement
+
+    @cached_property
+    def _export_code(self) -> str:
+        return code_fingerprint("export")
+
+    def _reported(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> StepReport:
+        """A step with the numbers of its engine for the first target: int8 once the artifact is quantized."""
+        target = self._recipe.targets[0]
+        quantized = last.artifact.quantization is not None and "int8" in target.precision
+        engine = self._measured(last, target, "int8" if quantized else "fp32", baselines[target.label])
+        return StepReport(
+            name=last.step.folder,
+            stage=last.step.stage.stage if last.step.stage else TEACHER,
+            reused=last.reused,
+            seconds=last.seconds,
+            parameters=num_parameters(last.artifact.model),
+            macs=macs(last.artifact.model, self._data.example(1)),
+            facts=last.journal.facts,
+            curve=tuple(last.journal.curve),
+            engine=engine,
+        )
+
+    def _all_engines(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
+        """Every target and precision of the last artifact; int8 only where it is quantized."""
+        return tuple(
+            self._measured(last, target, precision, baselines[target.label])
+            for target in self._recipe.targets
+            for precision in target.precision
+            if precision != "int8" or last.artifact.quantization is not None
+        )
+
+    def _saved(self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...]) -> Report:
+        report = Report(
+            name=self._recipe.name,
+            recipe=self._plan.recipe_yaml,
+            recipe_hash=self._plan.model_hash,
+            seed=self._recipe.seed,
+            started=self._began,
+            seconds=self._clock.total,
+            overhead_seconds=self._clock.overhead,
+            machine=machine_facts(),
+            data=self._data.description,
+            classes=self._data.classes,
+            steps=steps,
+            engines=engines,
+            goals=judged(self._recipe.goals, steps[0].engine, steps[-1].engine),
+        )
+        for name, text in report_files(report).items():
+            self._files.write_file(name, text)
+        return report
+
+
+def _loaded(step: Step, folder: Path) -> _Finished:
+    story = json.loads((folder / "journal.json").read_text())
+    journal = Journal.model_validate(story["journal"])
+    return _Finished(step, Artifact.load(folder), journal, reused=True, seconds=story["seconds"])

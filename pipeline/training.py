@@ -1,0 +1,322 @@
+"""The one training loop: precision, schedule, checkpoints that a kill cannot tear, progress."""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from .data import Batch, Dataset, Split
+from .errors import TrainingError
+from .files import write_atomically
+from .journal import CurvePoint, Journal
+from .progress import Progress
+from .seeding import derive, generator
+from .task import Task
+
+Precision = Literal["fp32", "bf16"]
+
+CHECKPOINT_SECONDS = 20.0
+"""A kill at any moment costs at most this much training."""
+
+LOSS_CHECK_STEPS = 20
+"""How often the losses are looked at: each look makes the device wait for itself."""
+
+
+class Schedule(BaseModel):
+    """How long and how fast to train: SGD with Nesterov momentum, linear warm-up, cosine decay to zero."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: Annotated[int, Field(ge=0)]
+    """Passes over the training split; 0 trains nothing."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    """The peak rate, reached at the end of the warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of all steps that the rate rises linearly."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """Applied to weights of two dimensions and more; norms and biases are left alone."""
+
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 2.0
+    """Longer gradients are scaled down to this L2 norm (Pascanu et al. 2013, arXiv 1211.5063)."""
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """The learning rate of `step` (from 0) of `num_steps`."""
+        rise = self.warmup * num_steps
+        if step + 1 <= rise:
+            return self.learning_rate * (step + 1) / rise
+        progress = (step + 1 - rise) / max(num_steps + 1 - rise, 1)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingContext:
+    """What a training uses and does not own."""
+
+    device: torch.device
+    precision: Precision
+    data: Dataset
+    task: Task
+    step: str
+    """The name of the step, for messages."""
+    seed: int
+    """The step's own seed: order, augmentation and dropout of every training in it derive from it."""
+    checkpoints: Path
+    """A folder that survives a kill; its checkpoints belong to exactly this step's settings."""
+    progress: Progress
+    journal: Journal
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision as the run asked for it."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def to_device(self, batch: Batch) -> Batch:
+        """The batch on the run's device, images in channels-last order."""
+        inputs = {name: on_device(tensor, self.device) for name, tensor in batch.inputs.items()}
+        return Batch(inputs, batch.target.to(self.device), batch.index)
+
+
+class Objective(nn.Module):
+    """What a training lowers: weighted terms by name. Its own parameters, such as projectors, are trained and then dropped."""
+
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of the loss, each a scalar, of one batch on the device."""
+        raise AssertionError("every objective has its own terms")
+
+
+class TaskObjective(Objective):
+    """The task's own loss alone."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._task = task
+
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """One term, `task`."""
+        return {"task": self._task.loss(model(*batch.inputs.values()), batch.target)}
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; images (N, C, H, W) in channels-last order, which convolutions run faster on."""
+    if tensor.ndim == 4:
+        return tensor.to(device, memory_format=torch.channels_last)
+    return tensor.to(device)
+
+
+def fit(
+    model: nn.Module, objective: Objective, schedule: Schedule, context: TrainingContext, *, name: str = "train"
+) -> None:
+    """Train `model` in place, continuing from the newest checkpoint called `name`; ends on the CPU, in eval mode.
+
+    The result depends on the context's seed, not on how often the training was interrupted.
+    Raises TrainingError when a loss is not finite; the last good checkpoint stays.
+    """
+    if schedule.epochs == 0:
+        return
+    training = _Training(model, objective, schedule, context, name)
+    training.resume()
+    training.finish()
+    model.to("cpu", memory_format=torch.contiguous_format)
+    model.eval()
+
+
+@dataclass
+class _Sums:
+    """The running sums of one epoch, kept in checkpoints so that a resumed curve is the undisturbed one."""
+
+    steps: int
+    terms: dict[str, float]
+
+
+class _Training:
+    """The state of one training: everything a checkpoint holds, and how to go on from it."""
+
+    def __init__(
+        self, model: nn.Module, objective: Objective, schedule: Schedule, context: TrainingContext, name: str
+    ) -> None:
+        self._model = model.to(context.device, memory_format=torch.channels_last)
+        self._objective = objective.to(context.device)
+        self._schedule = schedule
+        self._context = context
+        self._name = name
+        self._parameters = [
+            parameter
+            for module in (model, objective)
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
+        self._optimizer = self._new_optimizer()
+        split = context.data.train
+        self._steps_per_epoch = max(len(split) // context.data.batch_size, 1)
+        self._num_steps = self._steps_per_epoch * schedule.epochs
+        self._step = 0
+        self._sums = _Sums(0, {})
+        self._pending: list[dict[str, Tensor]] = []
+        self._first_point = len(context.journal.curve)
+
+    def _new_optimizer(self) -> torch.optim.SGD:
+        matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
+        vectors = [parameter for parameter in self._parameters if parameter.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": self._schedule.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return torch.optim.SGD(
+            groups, lr=self._schedule.learning_rate, momentum=self._schedule.momentum, nesterov=self._nesterov
+        )
+
+    @property
+    def _nesterov(self) -> bool:
+        return self._schedule.momentum > 0
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self._context.checkpoints / f"{self._name}.safetensors"
+
+    def finish(self) -> None:
+        """Train the remaining steps."""
+        saved = time.monotonic()
+        with self._context.progress.track(self._name, self._num_steps) as tracker:
+            tracker.advance(self._step)
+            while self._step < self._num_steps:
+                self._train_step()
+                tracker.advance(1)
+                last_of_epoch = self._step % self._steps_per_epoch == 0
+                if last_of_epoch or len(self._pending) >= LOSS_CHECK_STEPS:
+                    tracker.advance(0, loss=self._look_at_losses())
+                if last_of_epoch:
+                    self._end_epoch()
+                if time.monotonic() - saved > CHECKPOINT_SECONDS and self._step < self._num_steps:
+                    self._look_at_losses()
+                    self._save()
+                    saved = time.monotonic()
+        self._save()
+
+    def _train_step(self) -> None:
+        context = self._context
+        epoch, position = divmod(self._step, self._steps_per_epoch)
+        index = self._order(epoch)[position * context.data.batch_size : (position + 1) * context.data.batch_size]
+        # Each step seeds its own draws, so that a resumed training needs no stored generator state.
+        torch.manual_seed(derive(context.seed, self._name, "step", self._step))
+        batch = context.data.train.batch(index, generator=generator(context.seed, self._name, "augment", self._step))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._schedule.rate(self._step, self._num_steps)
+        self._model.train()
+        self._objective.train()
+        with context.autocast():
+            terms = self._objective.terms(self._model, context.to_device(batch))
+        torch.stack([term.float() for term in terms.values()]).sum().backward()
+        nn.utils.clip_grad_norm_(self._parameters, self._schedule.max_gradient_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._pending.append({key: term.detach() for key, term in terms.items()})
+        self._step += 1
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(
+            len(self._context.data.train), generator=generator(self._context.seed, self._name, "order", epoch)
+        )
+
+    def _look_at_losses(self) -> float:
+        """Add the pending losses to the sums; returns the last one, or raises at the first that is not finite."""
+        loss = math.nan
+        first = self._step - len(self._pending)
+        for offset, terms in enumerate(self._pending):
+            values = {key: float(term) for key, term in terms.items()}
+            loss = sum(values.values())
+            if not math.isfinite(loss):
+                raise self._not_finite(first + offset, values)
+            self._sums.steps += 1
+            for key, value in values.items():
+                self._sums.terms[key] = self._sums.terms.get(key, 0.0) + value
+        self._pending.clear()
+        return loss
+
+    def _not_finite(self, step: int, terms: dict[str, float]) -> TrainingError:
+        epoch = step // self._steps_per_epoch + 1
+        kept = f"the last good checkpoint is kept: {self._checkpoint}" if self._checkpoint.exists() else "no checkpoint yet"
+        shown = ", ".join(f"{key} {value:g}" for key, value in terms.items())
+        return TrainingError(
+            f"{self._name}: the loss is not finite at step {step + 1} of {self._num_steps} (epoch {epoch}): {shown}; "
+            f"{kept}. Lower `learning_rate` (now {self._schedule.learning_rate:g}), lengthen `warmup`, "
+            "or train with `precision: fp32`."
+        )
+
+    def _end_epoch(self) -> None:
+        terms = {key: total / self._sums.steps for key, total in self._sums.terms.items()}
+        point = CurvePoint(
+            epoch=self._step / self._steps_per_epoch,
+            loss=sum(terms.values()),
+            terms=terms,
+            validation=self._validate(),
+            learning_rate=self._schedule.rate(self._step - 1, self._num_steps),
+        )
+        self._context.journal.curve.append(point)
+        self._sums = _Sums(0, {})
+
+    def _validate(self) -> float | None:
+        split = self._context.data.validation
+        return None if split is None else accuracy(self._model, split, self._context)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one."""
+        if not self._checkpoint.exists():
+            return
+        from safetensors import safe_open
+
+        with safe_open(self._checkpoint, framework="pt", device=str(self._context.device)) as file:
+            header = json.loads(file.metadata()["potstill"])
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        self._model.load_state_dict(_with_prefix(stored, "model."))
+        self._objective.load_state_dict(_with_prefix(stored, "objective."))
+        for number, parameter in enumerate(self._parameters):
+            buffer = stored.get(f"momentum.{number}")
+            if buffer is not None:
+                self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+        self._step = header["step"]
+        self._sums = _Sums(**header["sums"])
+        self._context.journal.curve.extend(CurvePoint.model_validate(point) for point in header["curve"])
+        self._context.progress.say(f"{self._name}: continues at step {self._step + 1} of {self._num_steps}")
+
+    def _save(self) -> None:
+        from safetensors.torch import save
+
+        tensors = {f"model.{key}": value for key, value in self._model.state_dict().items()}
+        tensors |= {f"objective.{key}": value for key, value in self._objective.state_dict().items()}
+        for number, parameter in enumerate(self._parameters):
+            buffer = self._optimizer.state[parameter].get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum.{number}"] = buffer
+        # A step's gradient can be infinite although its loss was not; such weights must not become the last good ones.
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise self._not_finite(self._step - 1, {"weights": math.nan})
+        header = {
+            "step": self._step,
+            "sums": {"steps": self._sums.steps, "terms": self._sums.terms},
+            "curve": [point.model_dump() for point in self._context.journal.curve[self._first_point :]],
+        }
+        whole = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+        write_atomically(self._checkpoint, save(whole, metadata={"potstill": json.dumps(header)}))
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, context: TrainingContext) -> float:
+    """The task's share of right answers over a split, in eval mode."""
+    model.eval()
+    correct = 0
+    for batch in split.batches(context.data.batch_size):
+        moved = context.to_device(batch)
+        with context.autocast():
+            outputs = model(*moved.inputs.values())
+        correct += context.task.correct(outputs.float(), moved.target)
+    return correct / len(split)

@@ -1,0 +1,1 @@
+"""The stages: each turns an artifact into a smaller or better one."""

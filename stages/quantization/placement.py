@@ -1,0 +1,89 @@
+"""Which tensors to quantize so that ONNX Runtime's CPU kernels fuse every layer.
+
+The rules are those of its QDQ fusion (onnxruntime/core/optimizer/qdq_transformer): a convolution becomes QLinearConv
+when its input, its weight and its output, or that of the ReLU behind it, each sit behind one quantizer; an addition
+becomes QLinearAdd when both inputs and the output do.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from ...pipeline.quantization import operator_name, tensor_names
+
+LAYERS = frozenset({"conv1d", "conv2d", "linear"})
+RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "clamp"})
+"""Activations that a uint8 grid starting at zero makes redundant, so the layer before them needs no quantizer of its own."""
+POOLS = frozenset({"avg_pool2d", "adaptive_avg_pool2d", "mean"})
+SAME_VALUES = frozenset({"flatten", "reshape", "view", "permute", "transpose", "dropout", "max_pool2d", "contiguous"})
+"""Operators whose outputs are values of their input; they run on its codes as they are."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The tensors to quantize, by name and in the order of the graph."""
+
+    weights: tuple[str, ...]
+    activations: tuple[str, ...]
+    shared: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def place(graph: fx.GraphModule) -> Placement:
+    """The placement for a captured graph whose batch norms are folded."""
+    names = tensor_names(graph)
+    weights: list[str] = []
+    wanted: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        operator = operator_name(node)
+        if operator in LAYERS:
+            weight = node.args[1]
+            if names[weight] not in weights:
+                weights.append(names[weight])
+            wanted |= {node.args[0], _rectified(node)}
+        elif operator == "add" and _adds_activations(node):
+            wanted |= {node.args[0], node.args[1], _rectified(node)}
+        elif operator == "cat":
+            wanted |= {*node.args[0], node}
+        elif operator in POOLS:
+            wanted |= {node.args[0], node}
+    # A tensor that only moves the values of another one lies on its grid, and asks for that grid to exist.
+    owners = {_grid_owner(node) for node in wanted}
+    moved = [
+        node
+        for node in graph.graph.nodes
+        if operator_name(node) in SAME_VALUES and _grid_owner(node) in owners and node.op == "call_function"
+    ]
+    return Placement(
+        weights=tuple(weights),
+        activations=tuple(names[node] for node in graph.graph.nodes if node in owners),
+        shared={names[node]: names[_grid_owner(node)] for node in moved},
+    )
+
+
+def _rectified(node: fx.Node) -> fx.Node:
+    """The tensor to quantize behind a layer or an addition: the output of the ReLU that alone reads it, else its own."""
+    readers = list(node.users)
+    if len(readers) == 1 and operator_name(readers[0]) in RECTIFIERS:
+        return readers[0]
+    return node
+
+
+def _adds_activations(node: fx.Node) -> bool:
+    """Whether both operands are computed floats: not a constant, nor a batch norm's integer counter."""
+    return all(
+        isinstance(operand, fx.Node)
+        and operand.op != "get_attr"
+        and isinstance(operand.meta.get("val"), torch.Tensor)
+        and operand.meta["val"].is_floating_point()
+        for operand in node.args[:2]
+    )
+
+
+def _grid_owner(node: fx.Node) -> fx.Node:
+    """The tensor whose values `node` holds: itself, or what stands before operators that only move values."""
+    while operator_name(node) in SAME_VALUES:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        node = source
+    return node

@@ -1,0 +1,65 @@
+"""Quantization: int8 grids placed for the runtime, calibrated, then trained under them against the teacher."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from ..pipeline.artifact import Artifact
+from ..pipeline.processor import has_int8_dot_product
+from ..pipeline.quantization import Quantization
+from .recovery import Recovery, recover
+from .stage import Context, Stage
+
+
+class Quantize(Stage):
+    """Fold batch norms, place int8 quantizers, calibrate them, and distil the teacher under them."""
+
+    stage: Literal["quantize"] = "quantize"
+    scheme: Literal["int8"] = "int8"
+    """uint8 activations, one affine grid a tensor; int8 weights, one symmetric scale an output channel."""
+    weight_bits: Literal["auto", 7, 8] = "auto"
+    """7 keeps x86 kernels without VNNI from saturating; `auto` is 8 where this processor has it, else 7."""
+    calibration: Annotated[int, Field(ge=1)] = 256
+    """Training samples looked at to find the activations' ranges."""
+    recover: Recovery = Recovery(epochs=1)
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """The artifact with its batch norms folded and its quantizers trained; `recover.epochs: 0` only calibrates."""
+        from .quantization.folding import fold_batch_norms
+
+        model, edit = fold_batch_norms(artifact.model, context.data.example())
+        context.journal.fact("batch norms folded", len(edit.layers))
+        context.journal.fact("weight bits", self._weight_bits(context))
+        placeholder = Quantization(weight_bits=self._bits, weights=(), activations={})
+        blueprint = artifact.blueprint.with_edit(edit) if edit.layers else artifact.blueprint
+        folded = replace(artifact, model=model, blueprint=blueprint, quantization=placeholder)
+        quantized = recover(folded, self.recover, context, samples=self.calibration)
+        assert quantized.quantization is not None
+        context.journal.fact("quantized weights", len(quantized.quantization.weights))
+        context.journal.fact("quantized activations", len(quantized.quantization.activations))
+        return quantized
+
+    @property
+    def _bits(self) -> Literal[7, 8]:
+        if self.weight_bits == "auto":
+            return 8 if has_int8_dot_product() else 7
+        return self.weight_bits
+
+    def _weight_bits(self, context: Context) -> str:
+        if self._bits == 8:
+            return "8"
+        reason = "as asked" if self.weight_bits == 7 else "this processor has no VNNI, whose lack would saturate 8 bits"
+        context.progress.say(f"{self.step_name}: 7-bit weights ({reason})")
+        return f"7 ({reason})"
+
+    def untrained(self) -> Self:
+        """The same quantizers, calibrated only."""
+        return self.model_copy(update={"recover": self.recover.model_copy(update={"epochs": 0}), "calibration": 8})
+
+    def order_problem(self, earlier: Sequence[Stage]) -> str | None:
+        """A model is quantized once."""
+        if any(isinstance(stage, Quantize) for stage in earlier):
+            return "the model is already quantized by an earlier `quantize` stage; keep one of them"
+        return None

@@ -1,0 +1,55 @@
+"""Training a compressed artifact back up against the run's teacher."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from ..pipeline.artifact import Artifact
+from ..pipeline.errors import StageError
+from ..pipeline.training import Schedule, fit
+from .knowledge.objective import Distillation, DistillationObjective
+from .stage import Context
+
+
+class Recovery(Schedule, Distillation):
+    """A short distillation after a compression; `epochs: 0` leaves the compressed weights as they are."""
+
+    epochs: Annotated[int, Field(ge=0)] = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+
+
+def recover(artifact: Artifact, recovery: Recovery, context: Context, *, samples: int = 256) -> Artifact:
+    """A copy of `artifact`, trained against the run's teacher; where it is quantized, under its quantizers.
+
+    A quantized artifact's grids are calibrated anew on `samples` training samples, since the structure may have
+    changed under them; the training then follows them.
+    """
+    if artifact.quantization is not None:
+        return _recover_quantized(artifact, recovery, context, samples)
+    model = deepcopy(artifact.model)
+    if recovery.epochs:
+        fit(model, DistillationObjective(recovery, model, context), recovery, context, name="recover")
+    return replace(artifact, model=model)
+
+
+def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int) -> Artifact:
+    from ..pipeline.fake_quantization import fake_quantized, quantization_of
+    from .quantization.calibration import calibrated
+
+    assert artifact.quantization is not None
+    if any(entry.hint for entry in recovery.knowledge):
+        raise StageError(
+            f"{context.step}: hints tap a model's modules, which a quantized model no longer has; "
+            "use `kd` in the `knowledge` of stages at and after `quantize`"
+        )
+    quantization = calibrated(artifact.model, artifact.quantization.weight_bits, context, samples)
+    if recovery.epochs == 0:
+        return replace(artifact, quantization=quantization)
+    student = fake_quantized(artifact.model, quantization, context.data.example())
+    fit(student, DistillationObjective(recovery, student, context), recovery, context, name="recover")
+    model = deepcopy(artifact.model)
+    # The capture drops buffers that eval mode does not read; the model keeps its own.
+    model.load_state_dict(model.state_dict() | student.float_state())
+    return replace(artifact, model=model, quantization=quantization_of(student, quantization))

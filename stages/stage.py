@@ -1,0 +1,61 @@
+"""What every stage is, and what it is given."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..pipeline.artifact import Artifact
+from ..pipeline.errors import StageError
+from ..pipeline.teacher import Teacher
+from ..pipeline.training import TrainingContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(TrainingContext):
+    """What a stage uses and does not own."""
+
+    directory: Path
+    """The recipe's folder, where its relative paths start."""
+    teacher: Teacher | None
+    """The run's frozen teacher; None while the run is still making it."""
+    artifacts: Mapping[str, Artifact]
+    """The artifacts of the earlier steps, by step name."""
+
+    def require_teacher(self) -> Teacher:
+        """The teacher, or a StageError for a stage that came before there was one."""
+        if self.teacher is None:
+            raise StageError(
+                "there is no teacher yet: give `teacher.weights`, or begin `stages` with a `train` stage that makes it"
+            )
+        return self.teacher
+
+
+class Stage(BaseModel, ABC):
+    """One step of a recipe; its fields are its YAML keys. A subclass in a module of this package needs no registration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    name: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] = None
+    """What the step is called in folders and reports; the stage's own name unless given."""
+
+    @property
+    def step_name(self) -> str:
+        """The name of the step: `name` where given, else the stage's."""
+        return self.name or self.stage
+
+    @abstractmethod
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """Make a new artifact; the given one stays as it is."""
+
+    @abstractmethod
+    def untrained(self) -> Self:
+        """A copy that trains for no epoch: its `run` is the rehearsal that `check` makes before hours of training."""
+
+    def order_problem(self, earlier: Sequence["Stage"]) -> str | None:
+        """A sentence that says why this stage cannot follow `earlier`, or None."""
+        return None

@@ -1,0 +1,25 @@
+"""Training a model on the task alone; as the first stage it makes the run's teacher."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Literal, Self
+
+from ..pipeline.artifact import Artifact
+from ..pipeline.training import Schedule, TaskObjective, fit
+from .stage import Context, Stage
+
+
+class Train(Stage, Schedule):
+    """Train on the labels alone: as the first stage of a recipe without teacher weights, it makes the teacher."""
+
+    stage: Literal["train"] = "train"
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """A trained copy of the artifact."""
+        model = deepcopy(artifact.model)
+        fit(model, TaskObjective(context.task), self, context)
+        return replace(artifact, model=model)
+
+    def untrained(self) -> Self:
+        """The same stage for no epoch."""
+        return self.model_copy(update={"epochs": 0})

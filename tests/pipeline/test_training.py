@@ -1,0 +1,151 @@
+"""Facts about the training loop."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.data import Batch
+from potstill.pipeline.errors import TrainingError
+from potstill.pipeline.progress import Silent
+from potstill.pipeline.training import Objective, Schedule, TaskObjective, accuracy, fit
+from potstill.stages.stage import Context
+from torch import Tensor, nn
+
+NewArtifact = Callable[..., Artifact]
+NewContext = Callable[..., Context]
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())
+
+
+class TestSchedule:
+    def test_rate_rises_to_the_peak_and_falls_towards_zero(self) -> None:
+        schedule = Schedule(epochs=1, learning_rate=0.4, warmup=0.25)
+        rates = [schedule.rate(step, 100) for step in range(100)]
+        assert max(rates) == rates[24] == pytest.approx(0.4)
+        assert rates[0] == pytest.approx(0.4 / 25)
+        assert 0 < rates[-1] < 0.001
+        assert rates[24:] == sorted(rates[24:], reverse=True)
+
+    def test_rate_of_a_training_of_one_step_is_positive(self) -> None:
+        assert Schedule(epochs=1).rate(0, 1) > 0
+
+
+class StoppingProgress(Silent):
+    """Stops a training after some steps, as Ctrl-C would."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def track(self, description: str, total: int) -> "StoppingProgress":  # type: ignore[override]
+        return self
+
+    def __enter__(self) -> "StoppingProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+class NanAtStep(Objective):
+    """The task's loss, made NaN at one step."""
+
+    def __init__(self, step: int, inner: TaskObjective) -> None:
+        super().__init__()
+        self.step = step
+        self.inner = inner
+
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        self.step -= 1
+        factor = float("nan") if self.step < 0 else 1.0
+        return {"task": factor * self.inner.terms(model, batch)["task"]}
+
+
+class TestFit:
+    def test_training_learns(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context()
+        model = deepcopy(new_artifact().model)
+        fit(model, TaskObjective(context.task), Schedule(epochs=4), context)
+        assert accuracy(model, context.data.test, context) > 0.9
+
+    def test_the_same_seed_gives_the_same_weights_bit_for_bit(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        models: list[nn.Module] = []
+        for step in ("one", "two"):
+            context = new_context(step=step)
+            models.append(deepcopy(new_artifact().model))
+            fit(models[-1], TaskObjective(context.task), Schedule(epochs=1), context)
+        assert same_weights(*models)
+
+    def test_another_seed_gives_other_weights(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        models: list[nn.Module] = []
+        for seed in (1, 2):
+            context = new_context(step=f"seed-{seed}", seed=seed)
+            models.append(deepcopy(new_artifact().model))
+            fit(models[-1], TaskObjective(context.task), Schedule(epochs=1), context)
+        assert not same_weights(*models)
+
+    @pytest.mark.parametrize("interrupted_at", [1, 4, 5, 8])
+    def test_an_interrupted_training_ends_with_the_undisturbed_weights_and_curve(
+        self,
+        interrupted_at: int,
+        new_artifact: NewArtifact,
+        new_context: NewContext,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        schedule = Schedule(epochs=2)
+        undisturbed, resumed = deepcopy(new_artifact().model), deepcopy(new_artifact().model)
+        calm = new_context(step="calm")
+        fit(undisturbed, TaskObjective(calm.task), schedule, calm)
+
+        # A constant of the loop: with none of it between checkpoints, each step leaves one.
+        monkeypatch.setattr("potstill.pipeline.training.CHECKPOINT_SECONDS", 0.0)
+        stormy = new_context(step="stormy")
+        object.__setattr__(stormy, "progress", StoppingProgress(interrupted_at))
+        with pytest.raises(KeyboardInterrupt):
+            fit(resumed, TaskObjective(stormy.task), schedule, stormy)
+        stormy.journal.curve.clear()
+        object.__setattr__(stormy, "progress", Silent())
+        fresh = deepcopy(new_artifact().model)
+        fit(fresh, TaskObjective(stormy.task), schedule, stormy)
+        assert same_weights(undisturbed, fresh)
+        assert stormy.journal.curve == calm.journal.curve
+
+    def test_the_curve_has_a_point_for_every_epoch_with_the_validation_accuracy(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context()
+        fit(deepcopy(new_artifact().model), TaskObjective(context.task), Schedule(epochs=3), context)
+        assert [point.epoch for point in context.journal.curve] == [1.0, 2.0, 3.0]
+        assert all(point.validation is not None for point in context.journal.curve)
+
+    def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_checkpoint(
+        self, new_artifact: NewArtifact, new_context: NewContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("potstill.pipeline.training.CHECKPOINT_SECONDS", 0.0)
+        context = new_context()
+        objective = NanAtStep(7, TaskObjective(context.task))
+        with pytest.raises(TrainingError, match=r"not finite at step 8 of 10 \(epoch 2\).*learning_rate"):
+            fit(deepcopy(new_artifact().model), objective, Schedule(epochs=2), context)
+        kept = context.checkpoints / "train.safetensors"
+        assert kept.exists()
+        from safetensors.torch import load_file
+
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(kept).values())
+
+    def test_no_epoch_leaves_the_weights(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        artifact = new_artifact()
+        model = deepcopy(artifact.model)
+        context = new_context()
+        fit(model, TaskObjective(context.task), Schedule(epochs=0), context)
+        assert same_weights(model, artifact.model)

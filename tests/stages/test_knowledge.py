@@ -1,0 +1,148 @@
+"""Facts about what a student learns from."""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.errors import StageError
+from potstill.pipeline.teacher import Teacher
+from potstill.pipeline.training import accuracy
+from potstill.stages.distill import Distill
+from potstill.stages.knowledge.matching import output_shapes, resolution_ends
+from potstill.stages.knowledge.objective import Distillation, DistillationObjective, Knowledge
+from potstill.stages.knowledge.response import soft_targets
+from potstill.stages.stage import Context
+from potstill.stages.train import Train
+from pydantic import ValidationError
+from torch import Tensor
+
+NewArtifact = Callable[..., Artifact]
+NewContext = Callable[..., Context]
+
+
+def soft_targets_by_loops(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    """Hinton's formula, element by element."""
+    total = 0.0
+    for z_s, z_t in zip(student.tolist(), teacher.tolist(), strict=True):
+        exp_s = [math.exp(z / temperature) for z in z_s]
+        exp_t = [math.exp(z / temperature) for z in z_t]
+        for s, t in zip(exp_s, exp_t, strict=True):
+            p, q = t / sum(exp_t), s / sum(exp_s)
+            total += p * (math.log(p) - math.log(q))
+    return temperature**2 * total / len(student)
+
+
+class TestSoftTargets:
+    @given(seed=st.integers(0, 1000), temperature=st.floats(0.5, 20))
+    @settings(max_examples=25, deadline=None)
+    def test_equal_the_formula(self, seed: int, temperature: float) -> None:
+        draws = torch.Generator().manual_seed(seed)
+        student, teacher = torch.randn(2, 5, 7, generator=draws, dtype=torch.float64).unbind()
+        expected = soft_targets_by_loops(student, teacher, temperature)
+        assert float(soft_targets(student, teacher, temperature)) == pytest.approx(expected, rel=1e-9)
+
+    def test_are_zero_for_a_student_that_equals_the_teacher(self) -> None:
+        logits = torch.randn(4, 10)
+        assert float(soft_targets(logits, logits, 4.0)) == pytest.approx(0, abs=1e-6)
+
+    def test_do_not_shrink_with_the_number_of_classes(self) -> None:
+        """The mean is over samples; one over samples and classes would divide by the classes too."""
+        student, teacher = torch.zeros(3, 10), torch.zeros(3, 10)
+        teacher[:, 0] = 50.0
+        assert float(soft_targets(student, teacher, 1.0)) == pytest.approx(math.log(10), rel=1e-5)
+
+    def test_gradients_keep_their_size_at_high_temperatures(self) -> None:
+        norms: list[float] = []
+        for temperature in (50.0, 100.0):
+            student = torch.tensor([[1.0, -1.0, 0.5]], requires_grad=True)
+            soft_targets(student, torch.tensor([[0.2, 1.0, -2.0]]), temperature).backward()
+            assert student.grad is not None
+            norms.append(float(student.grad.norm()))
+        assert norms[0] == pytest.approx(norms[1], rel=0.05)
+
+
+class TestKnowledgeList:
+    def test_an_entry_names_exactly_one_method(self) -> None:
+        with pytest.raises(ValidationError, match="exactly one of kd, hint"):
+            Knowledge.model_validate({"kd": {}, "hint": {}})
+        with pytest.raises(ValidationError, match="exactly one of kd, hint"):
+            Knowledge.model_validate({})
+
+    def test_nothing_to_learn_from_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="nothing to learn from"):
+            Distillation.model_validate({"knowledge": [], "task_weight": 0})
+
+
+class TestHints:
+    def test_auto_takes_the_ends_of_the_resolution_stages(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        shapes = output_shapes(new_artifact().model, new_context().data.example())
+        assert resolution_ends(shapes) == ["layer1", "layer2", "layer3"]
+
+    def test_projectors_bridge_other_widths_and_stay_out_of_the_student(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context(Teacher(new_artifact(depth=14, width=16)))
+        student = Distill.model_validate(
+            {"student": {"from": "teacher", "width": 0.5, "depth": 0.5}, "knowledge": [{"hint": {}}], "epochs": 1}
+        ).run(new_artifact(), context)
+        assert set(student.model.state_dict()) == set(student.blueprint.build().state_dict())
+        assert not any(module._forward_hooks for module in student.model.modules())
+
+    def test_projectors_are_trained(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context(Teacher(new_artifact(width=16)))
+        student = deepcopy(new_artifact().model)
+        settings = Distillation.model_validate({"knowledge": [{"hint": {}}]})
+        objective = DistillationObjective(settings, student, context)
+        batch = context.data.train.batch(torch.arange(8))
+        objective.terms(student, batch)["hint"].backward()
+        gradients = [parameter.grad for parameter in objective.parameters()]
+        assert gradients
+        assert all(gradient is not None for gradient in gradients)
+
+    def test_an_unknown_layer_is_named_with_its_nearest_match(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context(Teacher(new_artifact()))
+        hint = {"hint": {"layers": [{"student": "layr2", "teacher": "layer2"}]}}
+        stage = Distill.model_validate({"student": {"from": "teacher"}, "knowledge": [hint], "epochs": 1})
+        with pytest.raises(StageError, match=r"student has no layer `layr2`.*`layer2`"):
+            stage.run(new_artifact(), context)
+
+
+class TestDistill:
+    def test_the_student_learns_the_task(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context(step="train")
+        teacher = Train(epochs=4).run(new_artifact(width=16), context)
+        context = new_context(Teacher(teacher), step="distill")
+        stage = Distill.model_validate({"student": {"from": "teacher", "width": 0.5}, "epochs": 10})
+        student = stage.run(teacher, context)
+        assert accuracy(student.model, context.data.test, context) > 0.9
+        assert {"task", "kd"} == set(context.journal.curve[0].terms)
+
+    def test_without_a_teacher_it_says_how_to_get_one(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        stage = Distill.model_validate({"student": {"from": "teacher"}, "epochs": 1})
+        with pytest.raises(StageError, match=r"teacher\.weights"):
+            stage.run(new_artifact(), new_context())
+
+
+class TestTeacher:
+    def test_logits_belong_to_the_samples_of_the_batch_whatever_their_order(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        artifact = new_artifact(seed=3)
+        teacher, context = Teacher(artifact), new_context()
+        index = torch.tensor([7, 3, 150, 0])
+        batch = context.data.train.batch(index)
+        with torch.no_grad():
+            expected = artifact.model(*batch.inputs.values())
+        torch.testing.assert_close(teacher.logits(batch, context), expected, rtol=1e-4, atol=1e-5)
+
+    def test_asks_for_no_gradients(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        teacher, context = Teacher(new_artifact()), new_context()
+        assert not teacher.logits(context.data.train.batch(torch.arange(4)), context).requires_grad
+        assert not any(parameter.requires_grad for parameter in teacher.model(context).parameters())
