@@ -1,6 +1,7 @@
 """How to rebuild a model: the reference it came from, and every structural change recorded since."""
 
-from collections.abc import Callable, Mapping
+from copy import deepcopy
+from itertools import chain
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -19,7 +20,7 @@ class LayerSize(_Frozen):
     """The sizes of a resized layer: channels of convolutions and norms, features of linear layers."""
 
     in_channels: int
-    """0 for norms, which have one size only."""
+    """0 for norms and PReLU, which have one size only."""
     out_channels: int
     groups: int = 1
 
@@ -29,7 +30,7 @@ class Factors(_Frozen):
 
     kind: Literal["svd", "tucker2"]
     ranks: tuple[int, ...]
-    """`svd`: the inner width; `tucker2`: the inner widths of input and output."""
+    """`svd`: the inner width; `tucker2`: the inner widths of input and output, full where that side stays whole."""
 
 
 class Resize(_Frozen):
@@ -66,11 +67,15 @@ class FoldBatchNorm(_Frozen):
     def apply(self, model: nn.Module) -> None:
         """Give each layer a bias and take its norm out; the weights are still to be loaded."""
         for layer_path, norm_path in self.layers.items():
-            layer = _submodule(model, layer_path)
+            layer, norm = _submodule(model, layer_path), _submodule(model, norm_path)
+            size = size_of(layer)
+            if size is None or not hasattr(layer, "bias") or not isinstance(norm, _NORMS):
+                raise ArtifactError(
+                    f"the blueprint folds `{norm_path}`, a {type(norm).__name__}, into `{layer_path}`, "
+                    f"a {type(layer).__name__}: a batch norm folds into a convolution or linear layer only"
+                )
             if layer.bias is None:
-                out_channels = cast(torch.Tensor, layer.weight).shape[0]
-                layer.bias = nn.Parameter(cast(torch.Tensor, layer.weight).new_zeros(out_channels))
-            _submodule(model, norm_path)
+                layer.bias = nn.Parameter(layer.weight.new_zeros(size.out_channels))
             model.set_submodule(norm_path, nn.Identity())
 
 
@@ -108,50 +113,74 @@ def _submodule(model: nn.Module, path: str) -> Any:
         ) from error
 
 
-def _resized(layer: Any, size: LayerSize, path: str) -> nn.Module:
-    for kind, make in _RESIZERS.items():
-        if isinstance(layer, kind):
-            return make(layer, size)
-    raise ArtifactError(f"the blueprint resizes `{path}`, a {type(layer).__name__}, which has no channels to resize")
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
+_STATE = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
-def _resized_convolution(layer: Any, size: LayerSize) -> nn.Module:
-    return type(layer)(
-        size.in_channels,
-        size.out_channels,
-        layer.kernel_size,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=size.groups,
-        bias=layer.bias is not None,
-        padding_mode=layer.padding_mode,
-    )
+def size_of(layer: nn.Module) -> LayerSize | None:
+    """The size of a layer that `Resize` can change; None for every other module."""
+    known: Any = layer
+    state = {name for name, _ in chain(layer.named_parameters(), layer.named_buffers())}
+    if not state or not state <= _STATE:
+        return None  # such as a layer under weight norm, whose size lies in tensors of other names
+    if isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)):
+        return LayerSize(in_channels=known.in_channels, out_channels=known.out_channels, groups=known.groups)
+    if isinstance(layer, nn.Linear):
+        return LayerSize(in_channels=known.in_features, out_channels=known.out_features)
+    if isinstance(layer, _NORMS):
+        return LayerSize(in_channels=0, out_channels=known.num_features)
+    if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
+        return LayerSize(in_channels=0, out_channels=layer.num_parameters)
+    return None
 
 
-def _resized_linear(layer: Any, size: LayerSize) -> nn.Module:
-    return nn.Linear(size.in_channels, size.out_channels, bias=layer.bias is not None)
+def _resized(layer: nn.Module, size: LayerSize, path: str) -> nn.Module:
+    """A copy with the layer's class and every other setting; its tensors are zero, of the new shapes."""
+    if size_of(layer) is None:
+        raise ArtifactError(
+            f"the blueprint resizes `{path}`, a {type(layer).__name__}, which has no channels that can be taken out"
+        )
+    resized = deepcopy(layer)
+    for name, value in _size_attributes(layer, size).items():
+        setattr(resized, name, value)
+    for name, parameter in layer.named_parameters():
+        setattr(resized, name, nn.Parameter(parameter.new_zeros(_shape(layer, name, parameter, size))))
+    for name, buffer in layer.named_buffers():
+        setattr(resized, name, buffer.new_zeros(_shape(layer, name, buffer, size)))
+    return resized
 
 
-def _resized_norm(layer: Any, size: LayerSize) -> nn.Module:
-    return type(layer)(
-        size.out_channels,
-        eps=layer.eps,
-        momentum=layer.momentum,
-        affine=layer.affine,
-        track_running_stats=layer.track_running_stats,
-    )
+def _size_attributes(layer: nn.Module, size: LayerSize) -> dict[str, int]:
+    if isinstance(layer, nn.Linear):
+        return {"in_features": size.in_channels, "out_features": size.out_channels}
+    if isinstance(layer, nn.PReLU):
+        return {"num_parameters": size.out_channels}
+    if isinstance(layer, _NORMS):
+        return {"num_features": size.out_channels}
+    return {"in_channels": size.in_channels, "out_channels": size.out_channels, "groups": size.groups}
 
 
-_RESIZERS: Mapping[Any, Callable[[Any, LayerSize], nn.Module]] = {
-    (nn.Conv1d, nn.Conv2d): _resized_convolution,
-    nn.Linear: _resized_linear,
-    (nn.BatchNorm1d, nn.BatchNorm2d): _resized_norm,
-}
+def _shape(layer: nn.Module, name: str, tensor: torch.Tensor, size: LayerSize) -> tuple[int, ...]:
+    if tensor.ndim == 0:
+        return ()
+    if tensor.ndim == 1:
+        return (size.out_channels,)
+    if isinstance(layer, _TRANSPOSED):
+        return (size.in_channels, size.out_channels // size.groups, *tensor.shape[2:])
+    return (size.out_channels, size.in_channels // size.groups, *tensor.shape[2:])
 
 
 def factored(layer: Any, factors: Factors, path: str) -> nn.Sequential:
-    """The factors of a layer with untrained weights: the last one has the bias, the middle or first one the stride."""
+    """The factors of a layer with untrained weights, the bias in the last one; a `tucker2` rank that is full needs none."""
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear) and factors.kind == "svd":
         (rank,) = factors.ranks
@@ -160,22 +189,30 @@ def factored(layer: Any, factors: Factors, path: str) -> nn.Sequential:
         )
     if isinstance(layer, nn.Conv2d) and factors.kind == "svd":
         (rank,) = factors.ranks
+        # Stride and padding in the first factor: the second then runs on no more positions than the layer did.
         return nn.Sequential(
-            nn.Conv2d(layer.in_channels, rank, 1, stride=cast(Any, layer.stride), bias=False),
-            nn.Conv2d(rank, layer.out_channels, 1, bias=bias),
+            _spatial(layer, layer.in_channels, rank, bias=False), nn.Conv2d(rank, layer.out_channels, 1, bias=bias)
         )
     if isinstance(layer, nn.Conv2d) and factors.kind == "tucker2":
         rank_in, rank_out = factors.ranks
-        core = nn.Conv2d(
-            rank_in,
-            rank_out,
-            cast(Any, layer.kernel_size),
-            stride=cast(Any, layer.stride),
-            padding=cast(Any, layer.padding),
-            dilation=cast(Any, layer.dilation),
-            bias=False,
-        )
-        return nn.Sequential(
-            nn.Conv2d(layer.in_channels, rank_in, 1, bias=False), core, nn.Conv2d(rank_out, layer.out_channels, 1, bias=bias)
-        )
+        before = [nn.Conv2d(layer.in_channels, rank_in, 1, bias=False)] if rank_in < layer.in_channels else []
+        after = [nn.Conv2d(rank_out, layer.out_channels, 1, bias=bias)] if rank_out < layer.out_channels else []
+        return nn.Sequential(*before, _spatial(layer, rank_in, rank_out, bias=bias and not after), *after)
     raise ArtifactError(f"the blueprint factorizes `{path}`, a {type(layer).__name__}, by {factors.kind}")
+
+
+def _spatial(layer: nn.Conv2d, in_channels: int, out_channels: int, *, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        cast(tuple[int, int], layer.kernel_size),
+        stride=cast(tuple[int, int], layer.stride),
+        padding=cast(str | tuple[int, int], layer.padding),
+        dilation=cast(tuple[int, int], layer.dilation),
+        bias=bias,
+        padding_mode=cast(Any, layer.padding_mode),
+    )
+
+
+def _has_bias(layer: Any) -> bool:
+    return layer.bias is not None

@@ -1,10 +1,13 @@
 """What a model costs on paper: multiply-accumulates and parameters."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @torch.no_grad()
@@ -20,14 +23,13 @@ def macs_by_layer(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, i
         def count(module: nn.Module, arguments: Any, output: Tensor) -> None:
             weight = module.weight
             assert isinstance(weight, Tensor)
-            positions = output[0].numel() if isinstance(module, nn.Linear) else output[0, 0].numel()
-            per_position = weight[0].numel() if isinstance(module, nn.Linear) else weight.numel()
-            counts[path] = counts.get(path, 0) + positions * per_position
+            counts[path] = counts.get(path, 0) + _positions(module, arguments[0], output) * weight.numel()
 
         return count
 
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+    modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+    for path, module in modules:
+        if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
             handles.append(module.register_forward_hook(counter(path)))
     training = model.training
     try:
@@ -37,6 +39,13 @@ def macs_by_layer(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, i
         for handle in handles:
             handle.remove()
     return counts
+
+
+def _positions(layer: nn.Module, sample: Tensor, output: Tensor) -> int:
+    """How often each element of the layer's weight is multiplied for one sample."""
+    if isinstance(layer, nn.Linear):
+        return output[0].numel() // layer.out_features
+    return (sample if isinstance(layer, _TRANSPOSED) else output)[0, 0].numel()
 
 
 def macs(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:

@@ -195,10 +195,11 @@ def quantization_of(model: FakeQuantizedModel, quantization: Quantization) -> Qu
 
 def converted(model: FakeQuantizedModel, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
     """The graph with explicit quantize and dequantize operators and int8 weights, as the ONNX exporter reads it."""
-    fresh = copy.deepcopy(model).train(mode=False)
-    with torch.no_grad():
-        fresh(*inputs.values())  # the weight scales follow the weights on each call
+    # torch warns of its own old graphs when they are copied.
     with quiet("torchao"):
+        fresh = copy.deepcopy(model).train(mode=False)
+        with torch.no_grad():
+            fresh(*inputs.values())  # the weight scales follow the weights on each call
         return cast(fx.GraphModule, convert_pt2e(fresh.graph, fold_quantize=True))
 
 

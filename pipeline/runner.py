@@ -169,7 +169,7 @@ class _Run:
             metadata = OnnxMetadata(
                 recipe_hash=self._plan.model_hash, stage=last.step.name, classes=self._data.classes
             )
-            build_engine(last.artifact, target, precision, folder, self._data, self._plan.task, metadata=metadata)
+            build_engine(last.artifact, target, precision, folder, self._data, metadata=metadata)
         return BuiltEngine.load(self._files.path / part)
 
     def _measured(self, last: _Finished, target: Target, precision: str, baseline: BuiltEngine) -> EngineMeasurement:

@@ -156,6 +156,7 @@ class _Training:
         self._steps_per_epoch = max(len(split) // context.data.batch_size, 1)
         self._num_steps = self._steps_per_epoch * schedule.epochs
         self._step = 0
+        self._order: Tensor | None = None
         self._sums = _Sums(0, {})
         self._pending: list[dict[str, Tensor]] = []
         self._first_point = len(context.journal.curve)
@@ -201,7 +202,10 @@ class _Training:
     def _train_step(self) -> None:
         context = self._context
         epoch, position = divmod(self._step, self._steps_per_epoch)
-        index = self._order(epoch)[position * context.data.batch_size : (position + 1) * context.data.batch_size]
+        if self._order is None or position == 0:
+            order_draws = generator(context.seed, self._name, "order", epoch)
+            self._order = torch.randperm(len(context.data.train), generator=order_draws)
+        index = self._order[position * context.data.batch_size : (position + 1) * context.data.batch_size]
         # Each step seeds its own draws, so that a resumed training needs no stored generator state.
         torch.manual_seed(derive(context.seed, self._name, "step", self._step))
         batch = context.data.train.batch(index, generator=generator(context.seed, self._name, "augment", self._step))
@@ -217,11 +221,6 @@ class _Training:
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.append({key: term.detach() for key, term in terms.items()})
         self._step += 1
-
-    def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(
-            len(self._context.data.train), generator=generator(self._context.seed, self._name, "order", epoch)
-        )
 
     def _look_at_losses(self) -> float:
         """Add the pending losses to the sums; returns the last one, or raises at the first that is not finite."""

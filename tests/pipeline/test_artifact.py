@@ -52,10 +52,10 @@ class TestLoading:
             f"import runpy; runpy.run_path({str(root / 'conftest.py')!r})\n"
             "from pathlib import Path\nimport torch\nfrom potstill.pipeline.artifact import Artifact\n"
             f"artifact = Artifact.load(Path({str(tmp_path)!r}))\n"
-            "print(float(artifact.model(torch.ones(2, 1, 16, 16)).sum()))"
+            "print(float(artifact.model(torch.ones(2, 1, 16, 16)).sum().detach()))"
         )
         printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-        assert float(printed) == pytest.approx(float(artifact.model(torch.ones(2, 1, 16, 16)).sum()), rel=1e-5)
+        assert float(printed) == pytest.approx(float(artifact.model(torch.ones(2, 1, 16, 16)).sum().detach()), rel=1e-5)
 
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match="nowhere holds no readable artifact"):

@@ -55,6 +55,17 @@ class TestDigits:
         assert digits.validation is not None
         assert (len(digits.train), len(digits.validation), len(digits.test)) == (1258, 180, 359)
 
+    def test_the_scans_are_those_of_scikit_learn(self, digits: Dataset):
+        from sklearn.datasets import load_digits
+
+        scans, target = load_digits(return_X_y=True)
+        pixels = torch.as_tensor(scans).reshape(-1, 1, 8, 8) * 255 / 16
+        unscaled = Digits(size=8, normalize="none").load(Path())
+        _, train = stratified(torch.as_tensor(target), 359)
+        read = unscaled.train.batch(torch.arange(len(unscaled.train)))
+        assert torch.equal(read.target, torch.as_tensor(target)[train])
+        assert float((read.inputs["image"] * 255 - pixels[train]).abs().max()) <= 0.5001
+
     def test_every_split_holds_each_class_in_its_share(self, digits: Dataset):
         assert digits.validation is not None
         for split in (digits.train, digits.validation, digits.test):

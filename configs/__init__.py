@@ -1,0 +1,1 @@
+"""Recipes that come with potstill; `potstill run digits` finds `digits.yaml` here."""

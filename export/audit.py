@@ -1,0 +1,170 @@
+"""Which layers an engine really runs in int8, and why the others are left in float."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..pipeline.errors import AuditError
+from .dialects import LAYER_OPERATORS, inferred_shapes, initializers, makers, readers
+from .measurement import Audit, LayerPrecision
+from .onnx_file import layer_name
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+INT8_KERNELS = frozenset(
+    {
+        *("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul"),
+        *("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
+    }
+)
+"""ONNX Runtime's operators that multiply in int8."""
+
+RECTIFIERS = frozenset({"Relu", "Clip"})
+
+
+def audited(exported: "ModelProto", optimized: "ModelProto", min_int8_share: float | None) -> Audit:
+    """Compare the graph that was given to ONNX Runtime with the one that it made of it.
+
+    A layer counts as int8 only when an int8 operator that stands for it is found; what cannot be found is float.
+    """
+    graph = _Graph(exported)
+    kernels = _Kernels(optimized.graph)
+    layers = tuple(graph.precision_of(node, kernels.running(node, graph.weight_constant(node))) for node in graph.layers())
+    total = sum(layer.macs for layer in layers)
+    share = sum(layer.macs for layer in layers if layer.precision == "int8") / total if total else 0.0
+    return Audit(layers=layers, int8_share=share, min_int8_share=min_int8_share)
+
+
+def demand_share(audit: Audit, label: str) -> None:
+    """Raise AuditError when less runs in int8 than the target demands; names the layers and the reasons."""
+    if audit.min_int8_share is None or audit.int8_share >= audit.min_int8_share:
+        return
+    total = sum(layer.macs for layer in audit.layers)
+    floats = sorted((layer for layer in audit.layers if layer.precision == "float"), key=lambda layer: -layer.macs)
+    lines = [f"  {layer.name} ({layer.kind}, {layer.macs / total:.1%}): {layer.reason}" for layer in floats]
+    raise AuditError(
+        f"{label}: {audit.int8_share:.1%} of the multiply-accumulates run in int8, "
+        f"min_int8_share demands {audit.min_int8_share:.1%}. In float are\n" + "\n".join(lines) + "\n"
+        "Mend: change the model where the reason says so, or lower min_int8_share."
+    )
+
+
+class _Kernels:
+    """The int8 operators of an optimised graph, to be found by the layer they stand for."""
+
+    def __init__(self, graph: "GraphProto") -> None:
+        kernels = [node for node in graph.node if node.op_type in INT8_KERNELS]
+        # ONNX Runtime keeps a layer's name and may append a counter; weights it does not repack keep theirs, too.
+        self._by_name = {re.sub(r"_token_\d+$", "", node.name): node.op_type for node in kernels}
+        self._by_weight = {name: node.op_type for node in kernels for name in node.input}
+
+    def running(self, layer: "NodeProto", weight: str | None) -> str | None:
+        return self._by_name.get(layer.name) or (None if weight is None else self._by_weight.get(weight))
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where a layer's result goes: the node whose output the quantizers read, and all that reads it."""
+
+    source: "NodeProto"
+    readers: "list[NodeProto]"
+
+
+class _Graph:
+    """The graph as exported."""
+
+    def __init__(self, model: "ModelProto") -> None:
+        self._nodes = list(model.graph.node)
+        self._inputs = {value.name for value in model.graph.input}
+        self._outputs = {value.name for value in model.graph.output}
+        self._made_by: Mapping[str, NodeProto] = makers(model.graph)
+        self._readers: Mapping[str, list[NodeProto]] = readers(model.graph)
+        self._constants: Mapping[str, TensorProto] = initializers(model.graph)
+        self._shapes = inferred_shapes(model, batch=1)
+
+    def layers(self) -> "Iterator[NodeProto]":
+        """Convolutions and matrix products with a constant weight, in the order of the graph."""
+        for node in self._nodes:
+            if node.op_type in LAYER_OPERATORS and self.weight_constant(node) is not None:
+                yield node
+
+    def weight_constant(self, layer: "NodeProto") -> str | None:
+        """The stored tensor behind the layer's second input; None where that is an activation."""
+        name = layer.input[1]
+        while name not in self._constants:
+            node = self._made_by.get(name)
+            if node is None or node.op_type not in ("DequantizeLinear", "Transpose", "Cast"):
+                return None
+            name = node.input[0]
+        return name
+
+    def precision_of(self, layer: "NodeProto", kernel: str | None) -> LayerPrecision:
+        return LayerPrecision(
+            name=layer_name(layer),
+            kind=layer.op_type,
+            precision="float" if kernel is None else "int8",
+            macs=self._macs(layer),
+            reason=self._why_float(layer) if kernel is None else f"runs as {kernel}",
+        )
+
+    def _macs(self, layer: "NodeProto") -> int:
+        weight, output = self._shapes[layer.input[1]], self._shapes[layer.output[0]]
+        if layer.op_type == "Conv":
+            return math.prod(output) * math.prod(weight[1:])
+        if layer.op_type == "ConvTranspose":
+            return math.prod(self._shapes[layer.input[0]]) * math.prod(weight[1:])
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
+        return math.prod(output) * weight[-1 if transposed else -2]
+
+    def _why_float(self, layer: "NodeProto") -> str:
+        return (
+            self._input_problem(layer)
+            or self._output_problem(layer)
+            or "ONNX Runtime left it in float although its input, weight and output are quantized"
+        )
+
+    def _input_problem(self, layer: "NodeProto") -> str | None:
+        source = self._made_by.get(layer.input[0])
+        if source is None or source.op_type != "DequantizeLinear":
+            origin = "the model's input" if source is None else _called(source)
+            return f"its input is not quantized: it comes from {origin}"
+        weight = self._made_by.get(layer.input[1])
+        if weight is None or weight.op_type != "DequantizeLinear":
+            return "its weight is not quantized"
+        return None
+
+    def _output_problem(self, layer: "NodeProto") -> str | None:
+        output = self._output(layer)
+        quantizers = [node for node in output.readers if node.op_type == "QuantizeLinear"]
+        others = [node for node in output.readers if node.op_type != "QuantizeLinear"]
+        behind = "" if output.source is layer else f" behind {_called(output.source)}"
+        if not quantizers:
+            goes = ", ".join(_called(node) for node in others) or "the model's output"
+            return f"there is no quantizer on its output{behind}: it goes to {goes}"
+        if others or len(quantizers) > 1 or output.source.output[0] in self._outputs:
+            count = len(output.readers) + (output.source.output[0] in self._outputs)
+            return f"its output{behind} has {count} readers, where one quantizer alone must read it"
+        if behind and not self._starts_at_zero(quantizers[0]):
+            return f"the quantizer{behind} has a zero point above 0, so the rectifier cannot be left to it"
+        return None
+
+    def _output(self, layer: "NodeProto") -> _Output:
+        """The layer's own output, or that of the rectifier which alone reads it."""
+        found = self._readers.get(layer.output[0], [])
+        if len(found) == 1 and found[0].op_type in RECTIFIERS:
+            return _Output(found[0], self._readers.get(found[0].output[0], []))
+        return _Output(layer, found)
+
+    def _starts_at_zero(self, quantizer: "NodeProto") -> bool:
+        import onnx
+
+        codes = onnx.numpy_helper.to_array(self._constants[quantizer.input[2]])
+        return codes.dtype.kind == "u" and not codes.any()
+
+
+def _called(node: "NodeProto") -> str:
+    path = layer_name(node)
+    return f"{node.op_type} ({path})" if path else node.op_type

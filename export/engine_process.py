@@ -1,0 +1,147 @@
+"""The parent's side of `engine_worker.py`: an engine in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import IO, Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.errors import ExportError
+from .engine import Array
+from .target import Target
+
+# The worker runs exactly this code, whether it is installed or a checkout: `potstill` is the folder above this one.
+_BOOTSTRAP = """
+import json, sys, types
+root, target, file = sys.argv[1:]
+potstill = types.ModuleType("potstill")
+potstill.__path__ = [root]
+sys.modules["potstill"] = potstill
+from potstill.export.engine_worker import main
+main(json.loads(target), file)
+"""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TBB_NUM_THREADS")
+
+
+class EngineProcess:
+    """One engine in one process, opened by `with`; an ExportError tells of its death and its last words."""
+
+    def __init__(self, target: Target, file: Path) -> None:
+        self._target = target
+        self._file = file
+        self._process: subprocess.Popen[str] | None = None
+        self._scratch: TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._scratch = TemporaryDirectory(prefix="potstill-")
+        root = Path(__file__).parent.parent
+        arguments = (str(root), self._target.model_dump_json(), str(self._file.absolute()))
+        with self._stderr_file.open("w") as stderr:
+            self._process = subprocess.Popen(
+                # -P: a file in the current folder must not be taken for a library.
+                [sys.executable, "-P", "-c", _BOOTSTRAP, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=os.environ | dict.fromkeys(THREAD_VARIABLES, str(self._target.threads)),
+            )
+        try:
+            self._answer()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self._stop()
+
+    @property
+    def process_id(self) -> int:
+        """Of the running worker."""
+        return self._running.pid
+
+    def bind(self, inputs: Mapping[str, Array]) -> None:
+        """Hand over the inputs of all later runs."""
+        files: dict[str, str] = {}
+        for position, (name, array) in enumerate(inputs.items()):
+            path = self._folder / f"input-{position}.npy"
+            np.save(path, array, allow_pickle=False)
+            files[name] = str(path)
+        self._ask(do="bind", inputs=files)
+
+    def warm_up(self, seconds: float) -> float:
+        """Run untimed for `seconds`; returns roughly how long one run takes, in seconds."""
+        return float(self._ask(do="warm_up", seconds=seconds)["seconds_per_run"])
+
+    def timed(self, count: int) -> NDArray[np.float64]:
+        """Seconds of each of `count` runs."""
+        return np.array(self._ask(do="time", count=count)["seconds"])
+
+    def peak_memory_bytes(self) -> int | None:
+        """Of the whole process so far; None where the system does not tell."""
+        return cast(int | None, self._ask(do="memory")["peak_bytes"])
+
+    def _ask(self, **command: Any) -> dict[str, Any]:
+        # A worker that died cannot be written to; the answer that is missing says more.
+        with suppress(BrokenPipeError):
+            stdin = cast(IO[str], self._running.stdin)
+            stdin.write(json.dumps(command) + "\n")
+            stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = cast(IO[str], self._running.stdout).readline()
+        if not line:
+            code = self._running.wait()
+            words = self._stderr_file.read_text(errors="replace").strip().splitlines()[-12:]
+            last_words = "\n".join(f"  {word}" for word in words) or "  nothing"
+            raise ExportError(
+                f"the process that ran {self._file} ended with {_ending(code)}; its last words:\n{last_words}"
+            )
+        answer = cast(dict[str, Any], json.loads(line))
+        if "error" in answer:
+            raise ExportError(answer["error"])
+        return answer
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            with suppress(BrokenPipeError):
+                cast(IO[str], self._process.stdin).close()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            cast(IO[str], self._process.stdout).close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    @property
+    def _running(self) -> subprocess.Popen[str]:
+        assert self._process is not None  # inside the with block
+        return self._process
+
+    @property
+    def _folder(self) -> Path:
+        assert self._scratch is not None  # inside the with block
+        return Path(self._scratch.name)
+
+    @property
+    def _stderr_file(self) -> Path:
+        return self._folder / "stderr.txt"
+
+
+def _ending(code: int) -> str:
+    return f"signal {-code}" + (" (out of memory?)" if code == -9 else "") if code < 0 else f"exit code {code}"

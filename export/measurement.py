@@ -1,0 +1,169 @@
+"""What is measured and found about an engine: the values that report.json holds as they are."""
+
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Verdict = Literal["faster", "slower", "no significant difference"]
+
+P99_SAMPLES = 1000
+"""Below this a 99th percentile hangs on fewer than ten samples, and is not given."""
+
+WILSON_Z = 1.959964
+"""The two-sided 95 % quantile of the normal distribution."""
+
+
+class Value(BaseModel):
+    """Frozen, and strict about its keys, so that a report from elsewhere is either understood or refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(Value):
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+class Machine(Value):
+    """Where a measurement was taken. What could not be found out says ``unknown`` or is None."""
+
+    cpu_model: str
+    cpu_flags: tuple[str, ...]
+    """Only those that decide which kernels run, such as ``avx512_vnni``."""
+    cores: int
+    """Physical ones; the logical ones where only those are known."""
+    threads: int
+    """That this process may use."""
+    memory_bytes: int | None
+    system: str
+    python: str
+    libraries: dict[str, str]
+    load: tuple[float, float, float] | None
+    """Runnable processes on average over 1, 5 and 15 minutes, when the facts were taken."""
+    gpu: str | None
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Everything but the load: measurements taken under equal identities may be set beside each other."""
+        return self.model_dump(mode="json", exclude={"load"})
+
+
+class Accuracy(Value):
+    """How many samples of a split an engine got right."""
+
+    correct: int = Field(ge=0)
+    count: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _no_more_right_than_there_are(self) -> Self:
+        if self.correct > self.count:
+            raise ValueError(f"{self.correct} correct of {self.count}")
+        return self
+
+    @property
+    def value(self) -> float:
+        """The share that is right."""
+        return self.correct / self.count
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's score interval (1927): right also where few samples are wrong, unlike the normal approximation."""
+        share, count, z = self.value, self.count, WILSON_Z
+        centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+        half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+        return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+class Latency(Value):
+    """One engine at one batch size, one call after the other."""
+
+    batch: int
+    samples: int
+    p50_ms: float
+    p50_interval: Interval
+    p90_ms: float
+    p99_ms: float | None
+    """None below 1,000 samples."""
+    mean_ms: float
+    throughput: float
+    """Inputs a second: the batch size over the mean latency."""
+    outliers: int
+    """Samples far above the median (5 standard deviations, judged by the median deviation). They are counted, not dropped."""
+
+
+class Comparison(Value):
+    """A candidate beside a baseline, timed in turns on the same machine at the same time."""
+
+    batch: int
+    ratio: float
+    """The baseline's p50 over the candidate's: above 1, the candidate is faster."""
+    interval: Interval
+    """Of the ratio."""
+    verdict: Verdict
+    baseline: Latency
+    candidate: Latency
+
+
+class Parity(Value):
+    """How close an engine's outputs are to those of the model it was built from."""
+
+    reference: str
+    samples: int
+    max_absolute: float
+    max_relative: float
+    """The largest difference over the largest reference output."""
+    mean_relative: float
+    """The mean difference over the largest reference output."""
+    agreement: float
+    """The share of samples with the same prediction."""
+    passed: bool
+    limit: str
+    """The rule in words."""
+
+
+class LayerPrecision(Value):
+    """In which precision a runtime runs one layer."""
+
+    name: str
+    kind: str
+    """The ONNX operator of the layer as exported, such as ``Conv``."""
+    precision: Literal["int8", "float"]
+    macs: int
+    """For one sample."""
+    reason: str
+    """Why a layer is in float; for an int8 layer, the operator that runs it."""
+
+
+class Audit(Value):
+    """What became of every convolution and linear layer when the runtime had optimised the graph."""
+
+    layers: tuple[LayerPrecision, ...]
+    int8_share: float
+    """Of all multiply-accumulates."""
+    min_int8_share: float | None
+    """What the target demands; None where it demands nothing."""
+
+
+class EngineMeasurement(Value):
+    """Everything the report says of one engine."""
+
+    target: str
+    """Runtime, device and precision, such as ``onnxruntime cpu int8``."""
+    runtime: str
+    device: str
+    precision: str
+    threads: int
+    file: str
+    """Where the engine lies, from the run's folder."""
+    file_bytes: int
+    accuracy: Accuracy
+    """Of this engine over the whole test split."""
+    latency: tuple[Comparison, ...]
+    """One a batch size, beside the baseline; the baseline itself is compared with itself."""
+    peak_memory_bytes: int | None
+    """Peak resident memory of a process that does nothing but run this engine, interpreter and runtime included."""
+    parity: Parity
+    audit: Audit | None
+    """None for engines that were not asked for int8."""

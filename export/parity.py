@@ -1,0 +1,104 @@
+"""Whether an engine computes what the model computes, on real inputs."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..pipeline.data import Split
+from ..pipeline.errors import ParityError
+from .engine import Array, Engine
+from .measurement import Parity
+from .onnx_file import OUTPUT
+from .target import INT8
+
+SAMPLES = 256
+BATCH_SIZE = 64
+
+FLOAT_LIMIT = 1e-4
+"""Of the largest output. Other orders of summation cost about 1e-6 in float32; a wrong weight or operator far more."""
+
+INT8_MEAN_LIMIT = 0.05
+"""Of the outputs' standard deviation, for the mean difference. A sum that falls on the other side of a rounding moves
+one code by one step, and later layers carry that on: a fraction of a percent in trained networks. Saturating kernels,
+wrong scales or weights move whole layers by many steps."""
+
+INT8_AGREEMENT = 0.99
+"""Of the samples whose prediction does not hang on a rounding."""
+
+NEAR_TIE = 0.1
+"""Two highest outputs closer than this share of the standard deviation: a step of one code can change the winner."""
+
+
+def parity_of(engine: Engine, reference: nn.Module, split: Split, precision: str) -> Parity:
+    """Compare the outputs for the first samples of a split; `demand_parity` judges by what is found."""
+    ours, theirs = _outputs(engine, reference, split)
+    difference = np.abs(ours - theirs)
+    scale, spread = float(np.abs(theirs).max()), float(theirs.std())
+    tiny = float(np.finfo(np.float32).tiny)
+    same = ours.argmax(1) == theirs.argmax(1)
+    mean_relative = float(difference.mean()) / max(spread, tiny)
+    max_relative = float(difference.max()) / max(scale, tiny)
+    if precision == INT8:
+        decided = _margin(theirs) > NEAR_TIE * spread
+        agreed = bool(decided.sum() == 0 or same[decided].mean() >= INT8_AGREEMENT)
+        passed = mean_relative <= INT8_MEAN_LIMIT and agreed
+        limit = (
+            f"mean difference at most {INT8_MEAN_LIMIT:.0%} of the outputs' standard deviation, and the same prediction for "
+            f"at least {INT8_AGREEMENT:.0%} of the samples, near ties left out"
+        )
+    else:
+        passed = max_relative <= FLOAT_LIMIT
+        limit = f"largest difference at most {FLOAT_LIMIT:g} of the largest output"
+    return Parity(
+        reference="fake-quantized model in PyTorch" if precision == INT8 else "float model in PyTorch",
+        samples=len(ours),
+        max_absolute=float(difference.max()),
+        max_relative=max_relative,
+        mean_relative=mean_relative,
+        agreement=float(same.mean()),
+        passed=passed,
+        limit=limit,
+    )
+
+
+def demand_parity(parity: Parity, label: str) -> None:
+    """Raise ParityError with the numbers unless the rule is met."""
+    if parity.passed:
+        return
+    raise ParityError(
+        f"{label}: the engine does not compute what the {parity.reference} computes. On {parity.samples} test samples "
+        f"the outputs differ by up to {parity.max_absolute:.4g} ({parity.max_relative:.2%} of the largest output), on "
+        f"average by {parity.mean_relative:.2%} of their standard deviation; {parity.agreement:.1%} of the predictions "
+        f"agree. The rule: {parity.limit}.\n"
+        "Mend: a processor without VNNI needs 7-bit weights (`weight_bits: 7` of the quantize stage); otherwise look for "
+        "an operator whose ONNX form differs from torch's, and replace it in the model."
+    )
+
+
+def numpy_inputs(inputs: Mapping[str, torch.Tensor]) -> dict[str, Array]:
+    """As engines take them."""
+    return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
+
+
+@torch.no_grad()
+def _outputs(engine: Engine, reference: nn.Module, split: Split) -> tuple[Array, Array]:
+    ours: list[Array] = []
+    theirs: list[Array] = []
+    for index in torch.arange(min(SAMPLES, len(split))).split(BATCH_SIZE):
+        inputs = split.batch(index).inputs
+        ours.append(engine.run(numpy_inputs(inputs))[OUTPUT])
+        theirs.append(cast(torch.Tensor, reference(*inputs.values())).float().numpy())
+    engine_outputs, model_outputs = np.concatenate(ours), np.concatenate(theirs)
+    for outputs, whose in ((model_outputs, "model"), (engine_outputs, "engine")):
+        if not np.isfinite(outputs).all():
+            raise ParityError(f"the {whose}'s outputs for real inputs hold NaN or infinity; look at its weights")
+    return engine_outputs, model_outputs
+
+
+def _margin(outputs: Array) -> Array:
+    """How far the highest output of each sample is above the next one."""
+    top = np.sort(outputs, axis=1)[:, -2:]
+    return cast(Array, top[:, 1] - top[:, 0])

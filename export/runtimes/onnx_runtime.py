@@ -1,0 +1,222 @@
+"""ONNX Runtime on the CPU."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ...pipeline.errors import ExportError, MissingDependency
+from ..engine import Array, EngineDescription
+from ..measurement import Audit
+from ..target import Target
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+FILE = "model.onnx"
+PROVIDERS = {"cpu": "CPUExecutionProvider"}
+NUMPY_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+FATAL = 4
+"""ONNX Runtime's log level for nothing but crashes: what goes wrong is raised as well, and would be said twice."""
+
+
+class OnnxRuntimeTarget(Target):
+    """ONNX Runtime, one engine file being a plain ONNX model that any program may load."""
+
+    runtime: Literal["onnxruntime"] = "onnxruntime"
+    device: Literal["cpu"] = "cpu"
+    precision: Annotated[tuple[Literal["fp32", "int8"], ...], Field(min_length=1)] = ("fp32",)  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe
+
+    def check(self) -> None:
+        """Raise MissingDependency when ONNX Runtime is not installed."""
+        _onnxruntime()
+
+    def build(self, model: "ModelProto", precision: str, folder: Path) -> Path:
+        """Write ``model.onnx`` in ONNX Runtime's dialect and load it once."""
+        return build(model, folder)
+
+    def open(self, file: Path) -> "Engine":
+        """A session on one model file."""
+        return Engine(file, device=self.device, threads=self.threads)
+
+    def audit(self, file: Path) -> Audit:
+        """Every layer's precision after ONNX Runtime's own optimisation; raises nothing where the share is low."""
+        import onnx
+
+        from ..audit import audited
+
+        return audited(onnx.load(file), optimized(file), self.min_int8_share)
+
+
+def build(model: "ModelProto", folder: Path) -> Path:
+    """Write an exported model in the dialect for the CPU; raises ExportError when ONNX Runtime does not load it."""
+    from ..dialects import for_onnxruntime_cpu
+    from ..onnx_file import check
+
+    written = for_onnxruntime_cpu(model)
+    check(written)
+    file = folder / FILE
+    file.write_bytes(written.SerializeToString(deterministic=True))
+    with Engine(file):
+        return file
+
+
+def optimized(file: Path) -> "ModelProto":
+    """The graph that ONNX Runtime makes of a model file for this machine's CPU."""
+    import onnx
+
+    with TemporaryDirectory() as folder:
+        destination = Path(folder) / FILE
+        _session(file, device="cpu", threads=1, optimized_file=destination)
+        return onnx.load(destination)
+
+
+class Engine:
+    """A session, opened by `with`."""
+
+    def __init__(self, file: Path, *, device: str = "cpu", threads: int = 1) -> None:
+        self._file = file
+        self._device = device
+        self._threads = threads
+        self._session: Any = None
+        self._binding: Any = None
+        self._bound: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._session = _session(self._file, device=self._device, threads=self._threads)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self._session, self._binding, self._bound = None, None, []
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. Raises ExportError when names, types or shapes do not fit."""
+        names = [output.name for output in self._session.get_outputs()]
+        outputs = cast(Sequence[Array], self._run(inputs, names))
+        return dict(zip(names, outputs, strict=True))
+
+    def _run(self, inputs: Mapping[str, Array], names: Sequence[str]) -> Any:
+        self._check(inputs)
+        try:
+            return self._session.run(names, dict(inputs))
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
+            raise ExportError(f"{self._file}: ONNX Runtime failed to run it: {_brief(error)}") from error
+
+    def _check(self, inputs: Mapping[str, Array]) -> None:
+        wanted = {entry.name: entry for entry in self._session.get_inputs()}
+        if set(inputs) != set(wanted):
+            raise ExportError(
+                f"{self._file} takes the inputs {', '.join(wanted)}; given were {', '.join(inputs) or 'none'}"
+            )
+        for name, array in inputs.items():
+            dtype, shape = NUMPY_TYPES.get(wanted[name].type), _shape(wanted[name])
+            fits = len(shape) == array.ndim and all(
+                size in (None, given) for size, given in zip(shape, array.shape, strict=False)
+            )
+            if not fits or (dtype is not None and array.dtype != dtype):
+                expected = f"{np.dtype(dtype).name if dtype else wanted[name].type} ({_written(shape)})"
+                raise ExportError(
+                    f"{self._file}: input {name} takes {expected}; given was {array.dtype} ({_written(array.shape)})"
+                )
+
+    def bind(self, inputs: Mapping[str, Array]) -> None:
+        """Bind copies of the inputs, and outputs of the shapes that one run gives."""
+        make = _onnxruntime().OrtValue.ortvalue_from_numpy
+        binding = self._session.io_binding()
+        # The binding holds addresses only, so the buffers must live as long.
+        held = [make(np.ascontiguousarray(array)) for array in inputs.values()]
+        for name, buffer in zip(inputs, held, strict=True):
+            binding.bind_ortvalue_input(name, buffer)
+        for name, output in self.run(inputs).items():
+            buffer = make(np.empty_like(output))
+            binding.bind_ortvalue_output(name, buffer)
+            held.append(buffer)
+        self._binding, self._bound = binding, held
+
+    def timed(self, count: int) -> NDArray[np.float64]:
+        """Seconds of each of `count` runs on the bound buffers."""
+        assert self._binding is not None  # bind comes first
+        run, binding = self._session.run_with_iobinding, self._binding
+        seconds = np.empty(count)
+        for index in range(count):
+            begun = perf_counter()
+            run(binding)
+            seconds[index] = perf_counter() - begun
+        return seconds
+
+    def describe(self) -> EngineDescription:
+        """Read the optimised graph; costs a second load of the model."""
+        operators = Counter(node.op_type for node in optimized(self._file).graph.node)
+        return EngineDescription(
+            provider=self._session.get_providers()[0],
+            inputs={entry.name: _shape(entry) for entry in self._session.get_inputs()},
+            outputs={entry.name: _shape(entry) for entry in self._session.get_outputs()},
+            operators=dict(sorted(operators.items())),
+        )
+
+
+def _session(file: Path, *, device: str, threads: int, optimized_file: Path | None = None) -> Any:
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = FATAL
+    if optimized_file is not None:
+        options.optimized_model_filepath = str(optimized_file)
+    if not file.is_file():
+        raise ExportError(f"there is no engine file {file}; run again to build it")
+    try:
+        session = ort.InferenceSession(str(file), options, providers=[PROVIDERS[device]])
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
+        raise ExportError(
+            f"{file} is damaged, or holds what ONNX Runtime {ort.__version__} cannot run: {_brief(error)}\n"
+            "Mend: remove the file and run again, or install a newer onnxruntime."
+        ) from error
+    # A provider that fails to load is replaced without a word; only the session tells.
+    chosen = session.get_providers()[0]
+    if chosen != PROVIDERS[device]:
+        raise ExportError(f"ONNX Runtime runs {file} by {chosen} instead of {PROVIDERS[device]}")
+    return session
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency(
+            "the target onnxruntime needs ONNX Runtime: pip install onnxruntime. Without it, take the target out."
+        ) from error
+    onnxruntime.set_default_logger_severity(FATAL)
+    return onnxruntime
+
+
+def _shape(entry: Any) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in entry.shape)
+
+
+def _written(shape: Sequence[int | None]) -> str:
+    return ", ".join("any" if size is None else str(size) for size in shape)
+
+
+def _brief(error: Exception) -> str:
+    """The last part of a message like ``[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model … failed: …``."""
+    text = " ".join(str(error).split())
+    return text.removeprefix("[ONNXRuntimeError] : ")[:500]

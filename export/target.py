@@ -1,0 +1,93 @@
+"""Where a model is to run, as a recipe says it: a runtime, a device, precisions and batch sizes."""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+from .measurement import Audit
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from .engine import Engine
+
+FLOAT, INT8 = "fp32", "int8"
+
+
+class Target(BaseModel, ABC):
+    """One entry of `targets:`. A subclass in a module of `runtimes/` needs no registration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runtime: str
+    device: str
+    precision: tuple[str, ...]
+    """The engines that the last step gets, one each; int8 only where the model is quantized."""
+    batch: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (1,)
+    """The batch sizes that latency is measured at; goals look at the first."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads inside one call of the engine."""
+    min_int8_share: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """The share of all multiply-accumulates that an int8 engine must run in int8."""
+
+    @field_validator("precision", "batch")
+    @classmethod
+    def _nothing_twice(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("lists something twice")
+        return values
+
+    @property
+    def label(self) -> str:
+        """For people, such as ``onnxruntime cpu`` or ``onnxruntime cpu 4 threads``."""
+        return f"{self.runtime} {self.device}" + (f" {self.threads} threads" if self.threads > 1 else "")
+
+    @property
+    def slug(self) -> str:
+        """For folders: the label with hyphens."""
+        return self.label.replace(" ", "-")
+
+    def build_settings(self) -> dict[str, JsonValue]:
+        """The settings that an engine's file, or its acceptance, depends on."""
+        return self.model_dump(mode="json", include={"runtime", "device", "min_int8_share"})
+
+    def measure_settings(self) -> dict[str, JsonValue]:
+        """The settings that an engine's numbers depend on."""
+        return self.model_dump(mode="json", include={"runtime", "device", "batch", "threads"})
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise MissingDependency when the runtime is not installed, ExportError when its device is not there."""
+
+    @abstractmethod
+    def build(self, model: "ModelProto", precision: str, folder: Path) -> Path:
+        """Write the engine's file for an exported model into `folder`; raises ExportError when the runtime refuses it."""
+
+    @abstractmethod
+    def open(self, file: Path) -> "Engine":
+        """The engine in a file that `build` wrote, not yet entered."""
+
+    @abstractmethod
+    def audit(self, file: Path, precision: str) -> Audit:
+        """Every layer's precision in the graph that the runtime really runs."""
+
+
+def targets() -> dict[str, type[Target]]:
+    """Every target by its runtime's name in a recipe."""
+    package = importlib.import_module(".runtimes", __package__)
+    found: dict[str, type[Target]] = {}
+    for module_info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f".runtimes.{module_info.name}", __package__)
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Target) and value.__module__ == module.__name__:
+                found[str(value.model_fields["runtime"].default or _only_choice(value))] = value
+    return found
+
+
+def _only_choice(target: type[Target]) -> str:
+    (choice,) = target.model_fields["runtime"].annotation.__args__  # type: ignore[union-attr]
+    return str(choice)

@@ -1,0 +1,1 @@
+"""What happens in which order: recipes, runs, their folders and reports."""

@@ -1,0 +1,169 @@
+"""The recipe: what a YAML file asks for, as frozen values."""
+
+import importlib.resources
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from ..export.target import Target, targets
+from ..stages.stage import Stage
+from .data import DataSource, sources
+from .errors import RecipeError
+from .models import ModelReference
+from .overrides import overridden
+from .recipe_problems import MISFIT, problems_of
+from .recipe_yaml import Key, Located, read_recipe_file, yaml_text
+from .registry import OneOf, discovered
+
+PYTHON_SOURCE = "my_data.py:make"
+"""The choice among the data sources that stands for any `file.py:function`."""
+RESERVED = "teacher"
+"""The name of the step that takes over given weights."""
+
+
+def stage_choices() -> dict[str, type[Stage]]:
+    """Every stage by its name in a recipe: one file in the stages package each."""
+    return discovered("potstill.stages", Stage, "stage")
+
+
+def source_choices() -> dict[str, type[DataSource]]:
+    """Every data source by what a recipe may say; the last one is any function of the user's own."""
+    found = sources()
+    return {name: each for name, each in found.items() if name != "python"} | {PYTHON_SOURCE: found["python"]}
+
+
+def _source_choice(name: str) -> str:
+    return PYTHON_SOURCE if ":" in name else name
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Teacher(_Settings):
+    """The network that everything is distilled from and measured against."""
+
+    model: ModelReference
+    weights: Path | None = None
+    """A .safetensors file; a relative path starts at the recipe's folder. Without, the first stage trains it."""
+
+
+class Goals(_Settings):
+    """What the final engine of the first target must reach, at its first batch size; each may be left out."""
+
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Against the teacher's fp32 engine, as a share of all test samples: 0.005 is half a point."""
+    min_speedup: Annotated[float, Field(gt=0)] | None = None
+    """The teacher's fp32 engine's p50 over this one's."""
+    max_p50_ms: Annotated[float, Field(gt=0)] | None = None
+    """Milliseconds."""
+    max_p99_ms: Annotated[float, Field(gt=0)] | None = None
+    """Milliseconds."""
+    max_file_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Of the engine's file."""
+
+
+class Recipe(_Settings):
+    """A run, from the data to the goals."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """The run's folder is called like it."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
+    """Everything random derives from it."""
+    task: Literal["classification"] = "classification"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of training; `auto` is bf16 where the processor multiplies it, else fp32."""
+    data: Annotated[DataSource, OneOf("source", source_choices, _source_choice)]
+    teacher: Teacher
+    stages: tuple[Annotated[Stage, OneOf("stage", stage_choices)], ...]
+    """In this order, each on what the one before it made."""
+    targets: Annotated[tuple[Annotated[Target, OneOf("runtime", targets)], ...], Field(min_length=1)]
+    """What the last step is exported for; every step is measured on the first one."""
+    goals: Goals = Goals()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        problems = [
+            InitErrorDetails(type=PydanticCustomError(MISFIT, "{text}", {"text": text}), loc=key, input=None)
+            for key, text in _misfits(self)
+        ]
+        if problems:
+            raise ValidationError.from_exception_data("Recipe", problems)
+        return self
+
+
+def _misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
+    """What no part of the recipe can know by itself."""
+    stages = recipe.stages
+    first: dict[str, int] = {}
+    if recipe.teacher.weights is None and (not stages or stages[0].stage != "train"):
+        yield ("teacher",), "has no weights: give `weights: file.safetensors`, or begin `stages` with a `train` stage"
+    for position, stage in enumerate(stages):
+        problem = stage.order_problem(stages[:position])
+        if problem is not None:
+            yield ("stages", position), problem
+        yield from _name_taken(stage.step_name, position, first)
+    yield from _target_misfits(recipe)
+
+
+def _name_taken(name: str, position: int, first: dict[str, int]) -> Iterator[tuple[Key, str]]:
+    if name == RESERVED:
+        yield ("stages", position), f"no step can be called `{RESERVED}`; give it another `name`"
+    elif first.setdefault(name, position) != position:
+        yield (
+            ("stages", position),
+            f"stages[{first[name]}] is called `{name}`, too; give one of them another `name:`, such as `{name}-2`",
+        )
+
+
+def _target_misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
+    quantizes = any(stage.stage == "quantize" for stage in recipe.stages)
+    first: dict[str, int] = {}
+    for position, target in enumerate(recipe.targets):
+        key: Key = ("targets", position)
+        if "int8" in target.precision and not quantizes:
+            yield (*key, "precision"), "int8 needs a `quantize` stage; add one to `stages`, or leave int8 out"
+        if first.setdefault(target.label, position) != position:
+            yield key, f"is the same as targets[{first[target.label]}] ({target.label}); put them into one"
+    if quantizes and not any("int8" in target.precision for target in recipe.targets):
+        yield ("targets",), "no target has int8, so what `quantize` does would be lost; add int8 to a `precision`"
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe given by its path, or by the bare name of one that comes with potstill."""
+    path = Path(name)
+    if not path.exists() and path.name == name and not path.suffix:
+        packaged = Path(str(importlib.resources.files("potstill.configs"))) / f"{name}.yaml"
+        if packaged.is_file():
+            return packaged
+    return path
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and put `path=value` overrides in; RecipeError has a line for each thing that is wrong."""
+    written = read_recipe_file(path)
+    return recipe_from(overridden(written, overrides))
+
+
+def recipe_from(written: Located) -> Recipe:
+    """The recipe in plain values; the RecipeError tells where each wrong one was written."""
+    try:
+        # As strict JSON: a list becomes a tuple and text a path, but neither `true` nor '3' becomes a number.
+        return Recipe.model_validate_json(json.dumps(written.value), strict=True)
+    except ValidationError as error:
+        raise RecipeError("\n".join(problems_of(error, Recipe, written))) from error
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The recipe with every default written out; it loads as an equal one."""
+    values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    first = ("stage", "name")
+    values["stages"] = [
+        {key: stage[key] for key in sorted(stage, key=lambda key: first.index(key) if key in first else len(first))}
+        for stage in values["stages"]
+    ]
+    return yaml_text(values)

@@ -1,0 +1,1 @@
+"""Low-rank factors of layers, and where they pay."""

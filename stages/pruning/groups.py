@@ -1,0 +1,227 @@
+"""Which channels must go together: Torch-Pruning's dependency groups, as plain values.
+
+Torch-Pruning only says what hangs together and how much it matters; cutting and proving are ours.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...pipeline.blueprint import size_of
+from ...pipeline.errors import StageError
+from ...pipeline.quiet import quiet
+from .channels import Channels, all_channels
+
+Criterion = Literal["l1", "l2", "taylor"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One layer of a group, and which of its channels go with which channel of the group."""
+
+    path: str
+    reads: bool
+    writes: bool
+    channels: tuple[int, ...]
+    """Positions in the layer."""
+    roots: tuple[int, ...]
+    """For each of them, the channel of the group that it goes with."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of several layers that can only be removed together."""
+
+    members: tuple[Member, ...]
+    num_channels: int
+    parts: int
+    """Equal parts that must lose the same channels, one for each group of a grouped convolution; mostly 1."""
+    scores: tuple[float, ...]
+    """The importance of each channel, relative to the group's mean; for several parts, of each channel of a part."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that lose outputs."""
+        return tuple(member.path for member in self.members if member.writes)
+
+    def channels(self, units: Iterable[int]) -> set[int]:
+        """The channels of the group at these positions of its parts."""
+        span = self.num_channels // self.parts
+        return {part * span + unit for unit in units for part in range(self.parts)}
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """Layers whose channels stay, and why."""
+
+    layers: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All channels of a model: those that can be cut, and those that stay."""
+
+    groups: tuple[ChannelGroup, ...]
+    left_alone: tuple[LeftAlone, ...]
+    outputs: frozenset[str]
+    """The layers that write the network's outputs."""
+
+
+def kept_channels(
+    model: nn.Module, removals: Iterable[tuple[ChannelGroup, Iterable[int]]]
+) -> dict[str, Channels]:
+    """What every layer keeps when these units of these groups are removed."""
+    read: dict[str, set[int]] = {}
+    written: dict[str, set[int]] = {}
+    for group, units in removals:
+        removed = group.channels(units)
+        for member in group.members:
+            gone = {index for index, root in zip(member.channels, member.roots, strict=True) if root in removed}
+            if member.reads:
+                read.setdefault(member.path, set()).update(gone)
+            if member.writes:
+                written.setdefault(member.path, set()).update(gone)
+    return {
+        path: Channels(
+            tuple(index for index in every.read if index not in read.get(path, ())),
+            tuple(index for index in every.written if index not in written.get(path, ())),
+        )
+        for path, every in all_channels(model).items()
+    }
+
+
+def channel_groups(
+    model: nn.Module, inputs: Mapping[str, Tensor], criterion: Criterion, ignore: Sequence[str]
+) -> Grouping:
+    """The groups of `model`, which must ask for gradients everywhere (and hold them, for `taylor`).
+
+    Raises StageError when Torch-Pruning cannot follow the model.
+    """
+    groups: list[ChannelGroup] = []
+    left_alone: list[LeftAlone] = []
+    outputs: frozenset[str] = frozenset()
+    graph = _Graph(model, inputs)
+    for raw in graph.groups():
+        members = raw.members()
+        layers = tuple(member.path for member in members if member.writes)
+        if raw.reaches_output():
+            outputs = outputs.union(layers)
+            continue
+        reason = _ignored(layers, ignore) or raw.problem()
+        if reason:
+            left_alone.append(LeftAlone(layers, reason))
+        else:
+            parts = raw.parts()
+            groups.append(ChannelGroup(members, raw.num_channels, parts, raw.scores(criterion, parts)))
+    positions = {path: position for position, path in enumerate(all_channels(model))}
+    groups.sort(key=lambda group: positions[group.layers[0]])
+    return Grouping(tuple(groups), tuple(left_alone), outputs)
+
+
+def _ignored(layers: Iterable[str], patterns: Sequence[str]) -> str | None:
+    for pattern in patterns:
+        for layer in layers:
+            if fnmatchcase(layer, pattern):
+                return f"`ignore` names `{layer}`" if layer == pattern else f"`ignore: {pattern}` names `{layer}`"
+    return None
+
+
+class _Graph:
+    """Torch-Pruning's graph of a model. It is untyped: nothing but this class and the next one touches it."""
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        import torch_pruning
+
+        self.paths = {module: path for path, module in model.named_modules()}
+        try:
+            with quiet(), torch.enable_grad():
+                graph: Any = torch_pruning.DependencyGraph()
+                self.graph = graph.build_dependency(model, tuple(inputs.values()), verbose=False)
+        except Exception as error:
+            raise StageError(
+                f"Torch-Pruning cannot follow this model ({type(error).__name__}: {error}), so nothing of it can be pruned"
+            ) from error
+
+    def groups(self) -> Iterator["_RawGroup"]:
+        roots = (nn.modules.conv._ConvNd, nn.Linear)
+        for group in self.graph.get_all_groups(root_module_types=roots):
+            yield _RawGroup(self, group)
+
+
+class _RawGroup:
+    """One of Torch-Pruning's groups with all its channels."""
+
+    def __init__(self, graph: _Graph, group: Any) -> None:
+        self._graph = graph
+        self._group = group
+        self.num_channels = len(group[0].idxs)
+
+    def members(self) -> tuple[Member, ...]:
+        members: list[Member] = []
+        for item in self._group:
+            path = self._graph.paths.get(item.dep.target.module)
+            if path is None:
+                continue  # an operation, such as an addition
+            reads, writes = self._sides(item)
+            reads = reads and not _is_norm(item.dep.target.module)
+            roots = tuple(-1 if root is None else int(root) for root in item.root_idxs)
+            members.append(Member(path, reads, writes, tuple(map(int, item.idxs)), roots))
+        return tuple(members)
+
+    def _sides(self, item: Any) -> tuple[bool, bool]:
+        graph = self._graph.graph
+        return graph.is_in_channel_pruning_fn(item.dep.handler), graph.is_out_channel_pruning_fn(item.dep.handler)
+
+    def reaches_output(self) -> bool:
+        """Whether a channel of the group is one of the network's outputs."""
+        return any(not item.dep.target.outputs and self._sides(item)[1] for item in self._group)
+
+    def problem(self) -> str | None:
+        """Why the group cannot be cut, before anything is tried."""
+        for item in self._group:
+            module = item.dep.target.module
+            if isinstance(module, nn.Parameter):
+                return "a parameter outside of any layer goes with them"
+            path = self._graph.paths.get(module)
+            if path is None:
+                continue
+            size = size_of(module)
+            if size is None:
+                return f"they pass through `{path}`, a {type(module).__name__}, whose channels cannot be taken out"
+            reads, writes = self._sides(item)
+            limit = size.out_channels if writes else size.in_channels
+            if max(item.idxs, default=0) >= limit or None in item.root_idxs:
+                return f"Torch-Pruning loses track of them at `{path}`"
+        if self.num_channels % self.parts():
+            return "its grouped convolutions do not divide its channels"
+        return None
+
+    def parts(self) -> int:
+        """The largest number of groups among the group's grouped convolutions; depthwise ones need no such care."""
+        convolutions = (item.dep.target.module for item in self._group)
+        sizes = (size_of(module) for module in convolutions if isinstance(module, nn.modules.conv._ConvNd))
+        return max((size.groups for size in sizes if size and size.groups != size.out_channels), default=1)
+
+    def scores(self, criterion: Criterion, parts: int) -> tuple[float, ...]:
+        """Torch-Pruning's group importance: summed over the members' weights, divided by its mean."""
+        importance: Tensor = _importance(criterion)(self._group)
+        return tuple(importance.view(parts, -1).mean(0).tolist())
+
+
+def _is_norm(module: nn.Module) -> bool:
+    size = size_of(module)
+    return size is not None and size.in_channels == 0
+
+
+def _importance(criterion: Criterion) -> Callable[[Any], Tensor]:
+    import torch_pruning
+
+    library: Any = torch_pruning.importance
+    if criterion == "taylor":
+        return library.GroupTaylorImportance()
+    return library.GroupMagnitudeImportance(p=1 if criterion == "l1" else 2)

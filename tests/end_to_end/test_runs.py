@@ -1,0 +1,184 @@
+"""Facts about whole runs, started as a user starts them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+name: small
+seed: 3
+task: classification
+precision: fp32
+data: {source: digits, size: 16, batch_size: 64}
+teacher:
+  model: {name: resnet, depth: 8, width: 8}
+stages:
+  - {stage: train, epochs: 2, learning_rate: 0.1}
+  - {stage: distill, student: {from: teacher}, epochs: 1}
+  - {stage: prune, keep: {macs: 0.8}, recover: {epochs: 1}}
+  - {stage: quantize, calibration: 64, recover: {epochs: 1}}
+targets:
+  - {runtime: onnxruntime, device: cpu, precision: [int8], batch: [1]}
+"""
+
+STEPS = ("01-train", "02-distill", "03-prune", "04-quantize")
+
+
+def start(*arguments: str | Path, cwd: Path) -> "subprocess.Popen[str]":
+    """The command line in a process of its own, on this checkout."""
+    command = f"import runpy; runpy.run_path({str(ROOT / 'conftest.py')!r}); from potstill.pipeline.cli import main"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{command}; import sys; sys.exit(main(sys.argv[1:]))", *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # One thread sums in one order on every machine, however busy.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def potstill(*arguments: str | Path, cwd: Path) -> tuple[int, str]:
+    """Exit code and output of one command."""
+    process = start(*arguments, cwd=cwd)
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def new_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Writes the recipe, changed or not, into a folder of its own."""
+
+    def write(text: str = RECIPE) -> Path:
+        file = tmp_path_factory.mktemp("recipe") / "small.yaml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def undisturbed(new_recipe: Callable[..., Path]) -> Path:
+    """The folder of a run that nothing interrupted."""
+    recipe = new_recipe()
+    code, output = potstill("run", recipe, cwd=recipe.parent)
+    assert code == 0, output
+    return recipe.parent / "runs" / "small"
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    """Every artifact's weights, byte for byte."""
+    return {step: (run / step / "artifact" / "model.safetensors").read_bytes() for step in STEPS}
+
+
+def report(run: Path) -> dict[str, Any]:
+    return json.loads((run / "report.json").read_text())
+
+
+class TestRun:
+    def test_leaves_recipe_report_and_pages(self, undisturbed: Path) -> None:
+        names = {path.name for path in undisturbed.iterdir()}
+        assert {"recipe.yaml", "report.json", "report.md", "report.html", "manifest.json", *STEPS} <= names
+
+    def test_measures_an_engine_after_every_step(self, undisturbed: Path) -> None:
+        steps = report(undisturbed)["steps"]
+        assert [step["name"] for step in steps] == list(STEPS)
+        assert [step["engine"]["precision"] for step in steps] == ["fp32", "fp32", "fp32", "int8"]
+        assert all(step["engine"]["accuracy"]["count"] == 359 for step in steps)
+        assert all(step["engine"]["latency"][0]["candidate"]["samples"] >= 100 for step in steps)
+
+    def test_every_layer_of_the_int8_engine_runs_in_int8(self, undisturbed: Path) -> None:
+        audit = report(undisturbed)["steps"][-1]["engine"]["audit"]
+        assert audit["int8_share"] == 1.0
+        assert {layer["precision"] for layer in audit["layers"]} == {"int8"}
+
+    def test_the_same_recipe_gives_the_same_weights_bit_for_bit(
+        self, undisturbed: Path, new_recipe: Callable[..., Path]
+    ) -> None:
+        recipe = new_recipe()
+        code, output = potstill("run", recipe, cwd=recipe.parent)
+        assert code == 0, output
+        assert weights(recipe.parent / "runs" / "small") == weights(undisturbed)
+
+    def test_a_second_run_reuses_everything(self, undisturbed: Path) -> None:
+        before = weights(undisturbed)
+        code, output = potstill("run", undisturbed.parents[1] / "small.yaml", cwd=undisturbed.parents[1])
+        assert code == 0
+        assert all(f"{step}: reused" in output for step in STEPS)
+        assert weights(undisturbed) == before
+        assert all(step["reused"] for step in report(undisturbed)["steps"])
+
+
+class TestResume:
+    @pytest.mark.parametrize("seed", [1, 2, 3])
+    def test_a_run_killed_at_random_moments_ends_with_the_undisturbed_weights(
+        self, seed: int, undisturbed: Path, new_recipe: Callable[..., Path]
+    ) -> None:
+        recipe = new_recipe()
+        draws = random.Random(seed)
+        for _ in range(2):
+            process = start("run", recipe, cwd=recipe.parent)
+            time.sleep(draws.uniform(3, 14))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        code, output = potstill("run", recipe, cwd=recipe.parent)
+        assert code == 0, output
+        assert weights(recipe.parent / "runs" / "small") == weights(undisturbed)
+
+    def test_a_changed_stage_is_made_again_with_all_that_follow_and_no_others(
+        self, undisturbed: Path, new_recipe: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        recipe = new_recipe()
+        assert potstill("run", recipe, cwd=recipe.parent)[0] == 0
+        code, output = potstill("run", recipe, "--set", "stages.prune.recover.epochs=0", cwd=recipe.parent)
+        assert code == 0, output
+        reused = [step["reused"] for step in report(recipe.parent / "runs" / "small")["steps"]]
+        assert reused == [True, True, False, False]
+
+    def test_a_changed_goal_makes_nothing_again_and_a_missed_one_ends_with_3(self, undisturbed: Path) -> None:
+        code, output = potstill(
+            "run", "small.yaml", "--set", "goals.max_file_bytes=10", cwd=undisturbed.parents[1]
+        )
+        assert code == 3
+        assert "max_file_bytes" in output
+        assert all(step["reused"] for step in report(undisturbed)["steps"])
+
+    def test_ctrl_c_says_how_to_go_on(self, new_recipe: Callable[..., Path]) -> None:
+        recipe = new_recipe()
+        process = start("run", recipe, cwd=recipe.parent)
+        manifest = recipe.parent / "runs" / "small"
+        while not manifest.exists():
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate()
+        assert process.returncode == 130
+        assert "again" in output
+        assert "Traceback" not in output
+
+
+class TestOrders:
+    def test_factorizing_after_quantizing_still_gives_a_working_int8_engine(
+        self, new_recipe: Callable[..., Path]
+    ) -> None:
+        text = RECIPE.replace(
+            "targets:", "  - {stage: factorize, keep: {energy: 0.6}, recover: {epochs: 1}}\ntargets:"
+        )
+        recipe = new_recipe(text)
+        code, output = potstill("run", recipe, cwd=recipe.parent)
+        assert code == 0, output
+        last = report(recipe.parent / "runs" / "small")["steps"][-1]
+        assert last["stage"] == "factorize"
+        assert last["engine"]["audit"]["int8_share"] == 1.0
+        assert any(layer["decision"].startswith("factorized") for layer in last["facts"]["layers"])
