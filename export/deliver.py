@@ -1,11 +1,12 @@
 """Build an engine and accept it; measure an engine: what the pipeline asks of this package."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
 import torch
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.data import Dataset
@@ -55,10 +56,86 @@ class BuiltEngine(Value):
     def load(cls, folder: Path) -> Self:
         """What `build_engine` left in a folder; raises ExportError when it is not there or not whole."""
         try:
-            record = (folder / RECORD).read_bytes()
-            engine = cls.model_validate({**Record.model_validate_json(record).model_dump(), "folder": folder})
-        except (OSError, ValidationError) as error:
+            record: dict[str, JsonValue] = json.loads((folder / RECORD).read_bytes())
+            engine = cls.model_validate({**record, "folder": folder})
+        except (OSError, ValueError) as error:
             raise ExportError(f"{folder} holds no readable engine: {error}\nMend: remove it and run again.") from error
         if not engine.path.is_file():
             raise ExportError(f"{engine.path} is missing; remove {folder} and run again to build it anew")
         return engine
+
+
+def build_engine(
+    artifact: Artifact, target: Target, precision: str, folder: Path, data: Dataset, *, metadata: OnnxMetadata
+) -> BuiltEngine:
+    """Export the artifact, build its engine in `folder`, and accept it or not.
+
+    Raises ExportError when it cannot be built, ParityError when it computes something else than the model, AuditError
+    when less than the target's `min_int8_share` of an int8 engine runs in int8.
+    """
+    label = f"{target.label} {precision}"
+    file = target.build(exported(artifact, precision, data.example(), metadata), precision, folder)
+    reference = artifact.executable(data.example()) if precision == INT8 else artifact.model.eval()
+    with target.open(file) as engine:
+        parity = parity_of(engine, reference, data.test, precision)
+    demand_parity(parity, f"{metadata.stage}, {label}")
+    audit = target.audit(file) if precision == INT8 else None
+    if audit is not None:
+        demand_share(audit, f"{metadata.stage}, {label}")
+    built = BuiltEngine(
+        folder=folder,
+        label=label,
+        precision=precision,
+        file=file.name,
+        sha256=sha256_of(file),
+        file_bytes=file.stat().st_size,
+        parity=parity,
+        audit=audit,
+    )
+    write_atomically(folder / RECORD, built.model_dump_json(indent=1).encode())
+    return built
+
+
+def rehearse_engine(artifact: Artifact, target: Target, precision: str, data: Dataset) -> None:
+    """Build the engine of an untrained artifact and throw it away: ExportError when a trained one could not be built."""
+    metadata = OnnxMetadata(recipe_hash="", stage="check", classes=data.classes)
+    with TemporaryDirectory() as folder:
+        target.build(exported(artifact, precision, data.example(), metadata), precision, Path(folder))
+
+
+def measure_engine(
+    built: BuiltEngine, baseline: BuiltEngine, target: Target, data: Dataset, task: Task, *, file: str
+) -> EngineMeasurement:
+    """The engine's accuracy over the whole test split, and its latency beside the baseline's at every batch size.
+
+    `file` is what the report calls the engine's file.
+    """
+    timing = compare(target, built.path, baseline.path, {batch: _inputs(data, batch) for batch in target.batch})
+    return EngineMeasurement(
+        target=built.label,
+        runtime=target.runtime,
+        device=target.device,
+        precision=built.precision,
+        threads=target.threads,
+        file=file,
+        file_bytes=built.file_bytes,
+        accuracy=_accuracy(built, target, data, task),
+        latency=timing.comparisons,
+        peak_memory_bytes=timing.peak_memory_bytes,
+        parity=built.parity,
+        audit=built.audit,
+    )
+
+
+def _inputs(data: Dataset, batch: int) -> dict[str, Array]:
+    """The first test samples, from the start again where there are fewer than the batch asks for."""
+    return numpy_inputs(data.test.batch(torch.arange(batch) % len(data.test)).inputs)
+
+
+def _accuracy(built: BuiltEngine, target: Target, data: Dataset, task: Task) -> Accuracy:
+    correct = 0
+    with target.open(built.path) as engine:
+        for batch in data.test.batches(data.batch_size):
+            outputs = engine.run(numpy_inputs(batch.inputs))[OUTPUT]
+            correct += task.correct(torch.from_numpy(outputs), batch.target)
+    return Accuracy(correct=correct, count=len(data.test))

@@ -115,7 +115,7 @@ class Parity(Value):
     max_relative: float
     """The largest difference over the largest reference output."""
     mean_relative: float
-    """The mean difference over the largest reference output."""
+    """The mean difference over the standard deviation of the reference outputs."""
     agreement: float
     """The share of samples with the same prediction."""
     passed: bool

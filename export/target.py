@@ -72,7 +72,7 @@ class Target(BaseModel, ABC):
         """The engine in a file that `build` wrote, not yet entered."""
 
     @abstractmethod
-    def audit(self, file: Path, precision: str) -> Audit:
+    def audit(self, file: Path) -> Audit:
         """Every layer's precision in the graph that the runtime really runs."""
 
 

@@ -1,5 +1,6 @@
 """How to rebuild a model: the reference it came from, and every structural change recorded since."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from itertools import chain
 from typing import Annotated, Any, Literal, cast
@@ -8,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from .cost import CONVOLUTIONS, TRANSPOSED
 from .errors import ArtifactError
 from .models import ModelReference, build
 
@@ -113,8 +115,6 @@ def _submodule(model: nn.Module, path: str) -> Any:
         ) from error
 
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -132,7 +132,7 @@ def size_of(layer: nn.Module) -> LayerSize | None:
     state = {name for name, _ in chain(layer.named_parameters(), layer.named_buffers())}
     if not state or not state <= _STATE:
         return None  # such as a layer under weight norm, whose size lies in tensors of other names
-    if isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)):
+    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
         return LayerSize(in_channels=known.in_channels, out_channels=known.out_channels, groups=known.groups)
     if isinstance(layer, nn.Linear):
         return LayerSize(in_channels=known.in_features, out_channels=known.out_features)
@@ -141,6 +141,13 @@ def size_of(layer: nn.Module) -> LayerSize | None:
     if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
         return LayerSize(in_channels=0, out_channels=layer.num_parameters)
     return None
+
+
+def layer_sizes(model: nn.Module) -> dict[str, LayerSize]:
+    """The sizes of all layers that `Resize` can change, by path, in the order the model lists them."""
+    modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+    sizes = ((path, size_of(module)) for path, module in modules)
+    return {path: size for path, size in sizes if size is not None}
 
 
 def _resized(layer: nn.Module, size: LayerSize, path: str) -> nn.Module:
@@ -174,31 +181,50 @@ def _shape(layer: nn.Module, name: str, tensor: torch.Tensor, size: LayerSize) -
         return ()
     if tensor.ndim == 1:
         return (size.out_channels,)
-    if isinstance(layer, _TRANSPOSED):
+    if isinstance(layer, TRANSPOSED):
         return (size.in_channels, size.out_channels // size.groups, *tensor.shape[2:])
     return (size.out_channels, size.in_channels // size.groups, *tensor.shape[2:])
 
 
-def factored(layer: Any, factors: Factors, path: str) -> nn.Sequential:
-    """The factors of a layer with untrained weights, the bias in the last one; a `tucker2` rank that is full needs none."""
-    bias = layer.bias is not None
-    if isinstance(layer, nn.Linear) and factors.kind == "svd":
-        (rank,) = factors.ranks
-        return nn.Sequential(
-            nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=bias)
-        )
-    if isinstance(layer, nn.Conv2d) and factors.kind == "svd":
-        (rank,) = factors.ranks
-        # Stride and padding in the first factor: the second then runs on no more positions than the layer did.
-        return nn.Sequential(
-            _spatial(layer, layer.in_channels, rank, bias=False), nn.Conv2d(rank, layer.out_channels, 1, bias=bias)
-        )
-    if isinstance(layer, nn.Conv2d) and factors.kind == "tucker2":
-        rank_in, rank_out = factors.ranks
-        before = [nn.Conv2d(layer.in_channels, rank_in, 1, bias=False)] if rank_in < layer.in_channels else []
-        after = [nn.Conv2d(rank_out, layer.out_channels, 1, bias=bias)] if rank_out < layer.out_channels else []
-        return nn.Sequential(*before, _spatial(layer, rank_in, rank_out, bias=bias and not after), *after)
-    raise ArtifactError(f"the blueprint factorizes `{path}`, a {type(layer).__name__}, by {factors.kind}")
+def factored(layer: nn.Module, factors: Factors, path: str) -> nn.Sequential:
+    """The factors of a layer with untrained weights, the bias in the last one; a full `tucker2` rank needs no factor.
+
+    Raises ArtifactError where the kind of factors, or the number of ranks, is not for such a layer.
+    """
+    if isinstance(layer, nn.Linear) and factors.kind == "svd" and len(factors.ranks) == 1:
+        return _factored_linear(layer, *factors.ranks)
+    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        if factors.kind == "svd" and len(factors.ranks) == 1 and set(layer.kernel_size) == {1}:
+            return _factored_pointwise(layer, *factors.ranks)
+        if factors.kind == "tucker2" and len(factors.ranks) == 2:
+            return _factored_kernel(layer, *factors.ranks)
+    raise ArtifactError(
+        f"the blueprint factorizes `{path}`, a {type(layer).__name__}, by {factors.kind} with ranks {factors.ranks}, "
+        "which do not fit such a layer"
+    )
+
+
+def _factored_linear(layer: nn.Linear, rank: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=_has_bias(layer))
+    )
+
+
+def _factored_pointwise(layer: nn.Conv2d, rank: int) -> nn.Sequential:
+    # Stride and padding in the first factor: the second then runs on no more positions than the layer did.
+    first = _spatial(layer, layer.in_channels, rank, bias=False)
+    return nn.Sequential(first, nn.Conv2d(rank, layer.out_channels, 1, bias=_has_bias(layer)))
+
+
+def _factored_kernel(layer: nn.Conv2d, rank_in: int, rank_out: int) -> nn.Sequential:
+    bias = _has_bias(layer)
+    before = [nn.Conv2d(layer.in_channels, rank_in, 1, bias=False)] if rank_in < layer.in_channels else []
+    after = [nn.Conv2d(rank_out, layer.out_channels, 1, bias=bias)] if rank_out < layer.out_channels else []
+    return nn.Sequential(*before, _spatial(layer, rank_in, rank_out, bias=bias and not after), *after)
+
+
+def _has_bias(layer: Any) -> bool:
+    return layer.bias is not None
 
 
 def _spatial(layer: nn.Conv2d, in_channels: int, out_channels: int, *, bias: bool) -> nn.Conv2d:
@@ -212,7 +238,3 @@ def _spatial(layer: nn.Conv2d, in_channels: int, out_channels: int, *, bias: boo
         bias=bias,
         padding_mode=cast(Any, layer.padding_mode),
     )
-
-
-def _has_bias(layer: Any) -> bool:
-    return layer.bias is not None

@@ -102,12 +102,14 @@ def run(
     potstill run digits --set stages.distill.epochs=3 --until distill
     """
     from .recipe import load_recipe, recipe_file
-    from .runner import run as run_recipe
-    from .views.terminal import print_report
 
     file = recipe_file(recipe)
     loaded = load_recipe(file, changes)
     target = folder or runs_dir / loaded.name
+
+    from .runner import run as run_recipe
+    from .views.terminal import print_report
+
     with _progress() as progress:
         report = run_recipe(
             loaded, directory=file.parent.resolve(), folder=target, progress=progress, fresh=fresh, until=until
@@ -135,12 +137,14 @@ def check(
     \b
     potstill check configs/digits.yaml
     """
-    from .preflight import check as check_recipe
     from .recipe import load_recipe, recipe_file
 
     file = recipe_file(recipe)
     loaded = load_recipe(file, changes)
     target = folder or runs_dir / loaded.name
+
+    from .preflight import check as check_recipe
+
     with _progress() as progress:
         findings = check_recipe(loaded, directory=file.parent.resolve(), folder=target, progress=progress)
     for finding in findings:

@@ -6,8 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def macs_by_layer(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, i
 
     modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
     for path, module in modules:
-        if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
+        if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
             handles.append(module.register_forward_hook(counter(path)))
     training = model.training
     try:
@@ -45,7 +45,7 @@ def _positions(layer: nn.Module, sample: Tensor, output: Tensor) -> int:
     """How often each element of the layer's weight is multiplied for one sample."""
     if isinstance(layer, nn.Linear):
         return output[0].numel() // layer.out_features
-    return (sample if isinstance(layer, _TRANSPOSED) else output)[0, 0].numel()
+    return (sample if isinstance(layer, TRANSPOSED) else output)[0, 0].numel()
 
 
 def macs(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:

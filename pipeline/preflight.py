@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ..export.onnx_file import OnnxMetadata, exported
+from ..export.deliver import rehearse_engine
 from ..stages.stage import Context
 from .artifact import Artifact
 from .cost import macs, num_parameters
@@ -45,10 +45,7 @@ def check(recipe: Recipe, *, directory: Path, folder: Path, progress: Progress) 
     for target in recipe.targets:
         for precision in target.precision:
             progress.say(f"export: {target.label} {precision}")
-            metadata = OnnxMetadata(recipe_hash=plan.model_hash, stage="check", classes=plan.data.classes)
-            model = exported(artifact, precision, plan.data.example(), metadata)
-            with tempfile.TemporaryDirectory() as scratch:
-                target.build(model, precision, Path(scratch))
+            rehearse_engine(artifact, target, precision, plan.data)
             findings.append(f"export: {target.label} {precision} can be built")
     return findings
 

@@ -104,17 +104,17 @@ class PlainProgress:
     """Lines for logs and pipes: the news, and how far long work is every few seconds."""
 
     def __init__(self, stream: IO[str], *, interval: float = 5.0) -> None:
-        self._stream = stream
+        self.stream = stream
         self._interval = interval
 
     def say(self, message: str) -> None:
         """One line of news."""
-        print(message, file=self._stream, flush=True)
+        print(message, file=self.stream, flush=True)
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Tracker]:
         """Lines with the rate and the time left, and one at the end."""
-        lines = _Lines(self._stream, description, total, self._interval)
+        lines = _Lines(self.stream, description, total, self._interval)
         began = time.monotonic()
         yield lines
         lines.say(f"done in {duration_text(time.monotonic() - began)}")

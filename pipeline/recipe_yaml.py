@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import yaml
 from pydantic import JsonValue
@@ -47,25 +47,6 @@ def path_text(key: Key) -> str:
 class _Loader(yaml.SafeLoader):
     """The core schema of YAML 1.2: ``1e-3`` is a number, ``yes`` and ``12:30`` are text, dates are text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
-
-
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_RULES: tuple[tuple[str, re.Pattern[str], str], ...] = (
-    ("null", re.compile(r"~|null|Null|NULL|"), "~nN"),
-    ("bool", re.compile(r"true|True|TRUE|false|False|FALSE"), "tTfF"),
-    ("int", re.compile(r"[-+]?[0-9]+"), "-+0123456789"),
-    ("float", _FLOAT, "-+.0123456789"),
-)
-for _name, _pattern, _first in _RULES:
-    _whole = re.compile(rf"^(?:{_pattern.pattern})$")
-    cast(Any, _Loader).add_implicit_resolver(
-        f"tag:yaml.org,2002:{_name}", _whole, [*_first, *([""] if _name == "null" else [])]
-    )
-
-
-_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "null", "bool", "int", "float", "map", "seq")}
-
 
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever the loader here, or one of YAML 1.1, would not read as text."""
@@ -75,9 +56,24 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-cast(Any, _Dumper).add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+.0123456789")
+def _resolve_as(name: str, pattern: str, first: list[str], *where: Any) -> None:
+    """Plain text that matches `pattern` as a whole is of this type; `first` are the characters it may begin with."""
+    for each in where:
+        each.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(rf"^(?:{pattern})$"), first)
+
+
+cast(Any, _Loader).yaml_implicit_resolvers = {}
+_resolve_as("null", "~|null|Null|NULL|", ["~", "n", "N", ""], _Loader)
+_resolve_as("bool", "true|True|TRUE|false|False|FALSE", list("tTfF"), _Loader)
+_resolve_as("int", "[-+]?[0-9]+", list("-+0123456789"), _Loader)
+_resolve_as(
+    "float",
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    list("-+.0123456789"),
+    _Loader,
+    _Dumper,
 )
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "null", "bool", "int", "float", "map", "seq")}
 
 
 def yaml_text(value: JsonValue) -> str:
@@ -248,7 +244,9 @@ class _Reader:
                     return text.lower() == "true"
                 case "int":
                     return int(text)
-                case "float" if math.isfinite(number := float(text.replace(".inf", "inf").replace(".nan", "nan"))):
+                case "float" if math.isfinite(
+                    number := float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+                ):
                     return number
                 case _:
                     self._problem(node, key, f"must be a finite number, got {text}")

@@ -27,6 +27,7 @@ from .report import Report, StepReport
 from .run_folder import Reuse, RunFolder
 from .seeding import derive
 from .teacher import Teacher
+from .views.files import report_files
 
 
 def run(
@@ -185,7 +186,8 @@ class _Run:
             return EngineMeasurement.model_validate_json((found.path / "measurement.json").read_bytes())
         with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
             self._progress.say(f"{last.step.folder}: measures {target.label} {precision}")
-            measurement = measure_engine(engine, baseline, target, self._data, self._plan.task)
+            file = f"{last.step.folder}/{target.slug}-{precision}/{engine.file}"
+            measurement = measure_engine(engine, baseline, target, self._data, self._plan.task, file=file)
             (folder / "measurement.json").write_text(measurement.model_dump_json(indent=1))
         return measurement
 

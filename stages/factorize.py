@@ -24,7 +24,7 @@ class KeptEnergy(BaseModel):
 class Factorize(Stage):
     """Split layers into low-rank factors, SVD or Tucker-2, where that saves work, and distil the teacher again."""
 
-    stage: Literal["factorize"] = "factorize"
+    stage: Literal["factorize"] = "factorize"  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe
     keep: KeptEnergy
     round_to: Annotated[int, Field(ge=1)] = 8
     """Ranks are rounded up to a multiple of this, which kernels run fuller on."""
@@ -40,7 +40,8 @@ class Factorize(Stage):
         candidates = plans(artifact.model, inputs, self.keep.energy, self.round_to, self.ignore)
         if not candidates:
             raise StageError(
-                f"{context.step}: the model has no linear layer and no ungrouped convolution to factorize; drop the stage"
+                f"{context.step}: the model has no linear layer and no ungrouped 2-d convolution to factorize. "
+                "Mend: drop the stage"
             )
         context.journal.fact("layers", [plan.fact() for plan in candidates])
         paying = [plan for plan in candidates if plan.pays]
@@ -48,7 +49,7 @@ class Factorize(Stage):
         if not paying:
             context.progress.say(
                 f"{self.step_name}: NOTHING FACTORIZED, at energy {self.keep.energy:g} no layer's factors take fewer "
-                "multiply-accumulates than the layer; the model goes on unchanged. A lower `keep.energy` gives lower ranks."
+                "multiply-accumulates than the layer; the model goes on unchanged. A lower `keep.energy` lowers ranks."
             )
             return artifact
         model = applied(artifact.model, paying, inputs, context.step)

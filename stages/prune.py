@@ -1,97 +1,155 @@
-"""Pruning: whole channels leave, with everything that hangs on them, until the network fits a budget."""
+"""Pruning: whole channels removed from all layers that share them, proven, then trained back."""
 
-from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
+from math import ceil
 from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from ..pipeline.artifact import Artifact
-from ..pipeline.cost import macs, num_channels, num_parameters
+from ..pipeline.blueprint import layer_sizes
 from ..pipeline.errors import StageError
-from ..pipeline.seeding import generator
-from .pruning.budget import bites, lost_channels, smallest_sufficient
-from .pruning.graph import Criterion, Cut, Group, cut, groups
-from .pruning.proof import doubt
+from .pruning.groups import Criterion, Grouping, channel_groups
+from .pruning.proof import prove
+from .pruning.search import Cut, Search, blocks
+from .pruning.selection import ignored_paths
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
-PROOF_SAMPLES = 16
-GRADIENT_BATCHES = 4
-
 Share = Annotated[float, Field(gt=0, lt=1)]
-Measure = Literal["channels", "macs", "parameters"]
 
 
 class Budget(BaseModel):
-    """What may be left: a share of one measure of the model as the stage finds it."""
+    """What may be left: a share of one measure of the model as the stage finds it; the cut ends at it or just below."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: Share | None = None
-    """Of the output channels of all convolutions and linear layers."""
+    """Of the outputs of all convolutions and linear layers but the last."""
     macs: Share | None = None
-    """Of the multiply-accumulates for one sample."""
+    """Of the multiply-accumulates of all convolutions and linear layers."""
     parameters: Share | None = None
     """Of the elements of all parameters."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("give exactly one of `channels`, `macs` and `parameters`, such as `keep: {macs: 0.5}`")
+        given = list(self._given())
+        if len(given) != 1:
+            said = " and ".join(given) or "none"
+            raise ValueError(
+                f"give exactly one of `channels`, `macs` and `parameters`, such as `keep: {{macs: 0.5}}`; given: {said}"
+            )
         return self
 
+    def _given(self) -> dict[str, float]:
+        return self.model_dump(exclude_none=True)
+
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> str:
         """What the budget is counted in."""
-        if self.channels is not None:
-            return "channels"
-        return "macs" if self.macs is not None else "parameters"
+        return next(iter(self._given()))
 
     @property
     def share(self) -> float:
         """How much of it may be left."""
-        share = getattr(self, self.measure)
-        assert isinstance(share, float)
-        return share
+        return self._given()[self.measure]
 
 
 class Prune(Stage):
     """Cut the least important channels until a budget of MACs, parameters or channels is met, and distil again."""
 
-    stage: Literal["prune"] = "prune"
+    stage: Literal["prune"] = "prune"  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe
     keep: Budget
     """What may be left, such as `{macs: 0.5}`."""
-    criterion: Criterion = "l1"
-    """Importance by magnitude of the weights, or by `taylor`: weight times gradient of the task's loss."""
+    criterion: Criterion = "l2"
+    """Importance of a channel: the norm of its weights in all layers that share it; `taylor`: |weight · gradient|."""
     round_to: Annotated[int, Field(ge=1)] = 8
-    """Channel counts are cut to multiples of this, which kernels run fuller on."""
+    """Channel counts are cut to multiples of this, which kernels run fuller on; a layer keeps at least as many."""
     ignore: tuple[str, ...] = ()
     """Patterns of module paths that lose no output channels, such as `layer1.*`."""
     recover: Recovery = Recovery(epochs=1)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """The artifact at or just below its budget, proven to be a part of the original, and trained on."""
-        original, inputs = artifact.model, context.data.example()
-        found = groups(
-            original,
-            inputs,
-            self.criterion,
-            lambda model: _losses(model, context),
-            round_to=self.round_to,
-            ignore=self.ignore,
-        )
-        pruned = self._within_budget(original, found, inputs, context)
-        edit = pruned.edit()
-        blueprint = artifact.blueprint.with_edit(edit)
-        model = blueprint.build().eval()
-        model.load_state_dict(pruned.model.state_dict())
-        _record(original, model, found, context)
-        return recover(replace(artifact, model=model, blueprint=blueprint), self.recover, context)
+        """The artifact at or just below its budget, proven to be a part of the original, and trained on.
+
+        Raises StageError where the budget cannot be met, and says what can.
+        """
+        inputs = context.data.example()
+        # Torch-Pruning passes over parameters without gradients in silence; in the copy none is frozen.
+        model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
+        grouping = self._grouping(model, context)
+        search = Search(model, inputs, grouping, blocks(grouping.groups, self.round_to))
+        found = search.smallest(self.keep.measure, self.keep.share)
+        if found is None:
+            raise StageError(self._out_of_reach(search, grouping))
+        prove(model, found.model, found.kept, inputs)
+        self._record(model, search, found, grouping, context)
+        blueprint = artifact.blueprint.with_edit(found.edit)
+        return recover(replace(artifact, model=found.model, blueprint=blueprint), self.recover, context)
 
     def untrained(self) -> Self:
-        """The same cut by weights alone, not trained on."""
-        update = {"criterion": "l1", "recover": self.recover.model_copy(update={"epochs": 0})}
-        return self.model_copy(update=update)
+        """The same budget by weights alone, not trained on."""
+        criterion = "l2" if self.criterion == "taylor" else self.criterion
+        recovery = self.recover.model_copy(update={"epochs": 0})
+        return self.model_copy(update={"criterion": criterion, "recover": recovery})
+
+    def _grouping(self, model: nn.Module, context: Context) -> Grouping:
+        """The channels that can be cut. Raises StageError for a model without any; says which layers are left alone."""
+        from .pruning.gradients import accumulate_gradients
+        from .pruning.trust import trusted
+
+        ignored = ignored_paths(model, self.ignore)
+        if self.criterion == "taylor":
+            accumulate_gradients(model, context)
+        inputs = context.data.example()
+        grouping = trusted(model, channel_groups(model, inputs, self.criterion, ignored), inputs)
+        for left in grouping.left_alone:
+            context.progress.say(f"{self.step_name}: {left}")
+        if not grouping.groups:
+            raise StageError(
+                f"{self.step_name}: the model has no layer whose channels can be pruned{_reasons(grouping)}. "
+                "Mend: drop the stage"
+            )
+        return grouping
+
+    def _out_of_reach(self, search: Search, grouping: Grouping) -> str:
+        if search.num_blocks == 0:
+            return (
+                f"{self.step_name}: no layer that can be pruned has more than `round_to: {self.round_to}` channels, "
+                f"and so many always stay{_reasons(grouping)}. Mend: lower `round_to`, or drop the stage"
+            )
+        reached = search.cut(search.num_blocks).cost.share_of(search.uncut)[self.keep.measure]
+        return (
+            f"{self.step_name}: cannot get down to {self.keep.share:.1%} of the {self.keep.measure}: with only "
+            f"{self.round_to} channels left wherever channels can go, {reached:.1%} remain{_reasons(grouping)}. "
+            f"Mend: `keep: {{{self.keep.measure}: {ceil(reached * 1000) / 1000}}}` or more, or a lower `round_to`"
+        )
+
+    def _record(self, model: nn.Module, search: Search, found: Cut, grouping: Grouping, context: Context) -> None:
+        shares = found.cost.share_of(search.uncut)
+        context.journal.fact("asked", {self.keep.measure: self.keep.share})
+        context.journal.fact("left", {name: round(share, 4) for name, share in shares.items()})
+        context.journal.fact("criterion", self.criterion)
+        context.journal.fact("layers", _layer_facts(model, search, found))
+        context.journal.fact("left alone", [str(left) for left in grouping.left_alone])
+
+
+def _layer_facts(model: nn.Module, search: Search, found: Cut) -> list[dict[str, str | int]]:
+    before, after = layer_sizes(model), layer_sizes(found.model)
+    return [
+        {
+            "path": path,
+            "channels_before": before[path].out_channels,
+            "channels_after": after[path].out_channels,
+            "macs_before": macs_before,
+            "macs_after": found.cost.macs_by_layer[path],
+        }
+        for path, macs_before in search.uncut.macs_by_layer.items()
+        if path in before
+    ]
+
+
+def _reasons(grouping: Grouping) -> str:
+    return "".join(f"; {left}" for left in grouping.left_alone)

@@ -1,9 +1,11 @@
-"""The arithmetic of low rank: truncated SVD for matrices, Tucker-2 for convolutions, ranks by energy; all in float64."""
+"""The arithmetic of low rank: truncated SVD for matrices, Tucker-2 for kernels, ranks by energy; all in float64."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+_linalg = cast(Any, torch.linalg)  # its functions carry no types
 
 HOOI_ITERATIONS = 5
 """Alternating refinements of the two bases; the energy they win is gone after two or three."""
@@ -24,7 +26,7 @@ def rounded_up(rank: int, round_to: int, full: int) -> int:
 
 def svd_rank(weight: Tensor, share: float) -> int:
     """The rank that keeps `share` of the squared Frobenius norm of a matrix (out, in)."""
-    return rank_of_energy(torch.linalg.svdvals(weight.double()).square(), share)
+    return rank_of_energy(_linalg.svdvals(weight.double()).square(), share)
 
 
 def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +34,7 @@ def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     The singular values are split evenly, so that neither factor trains at another pace than its partner.
     """
-    left, values, right = cast(tuple[Tensor, Tensor, Tensor], torch.linalg.svd(weight.double(), full_matrices=False))
+    left, values, right = cast(tuple[Tensor, Tensor, Tensor], _linalg.svd(weight.double(), full_matrices=False))
     roots = values[:rank].sqrt()
     return roots[:, None] * right[:rank], left[:, :rank] * roots
 
@@ -73,5 +75,5 @@ def _spectrum(kernel: Tensor, mode: int) -> tuple[Tensor, Tensor]:
     """Squared singular values, descending, and left singular vectors of the unfolding along `mode`."""
     unfolded = kernel.movedim(mode, 0).flatten(1)
     # The Gram matrix is as small as the mode, where the unfolding is wider by the other channels times the kernel.
-    values, vectors = cast(tuple[Tensor, Tensor], torch.linalg.eigh(unfolded @ unfolded.T))
+    values, vectors = cast(tuple[Tensor, Tensor], _linalg.eigh(unfolded @ unfolded.T))
     return values.flip(0).clamp(min=0), vectors.flip(1)

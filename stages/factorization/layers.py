@@ -1,9 +1,9 @@
 """Which layers of a model are worth factorizing, and putting the factors in their place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def plans(
     before = macs_by_layer(model, inputs)
     shared = shared_paths(model)
     candidates: dict[str, Factors] = {}
-    for path, layer in model.named_modules():
+    for path, layer in cast(Iterable[tuple[str, nn.Module]], model.named_modules()):
         if path in before and _can_be_factorized(layer):
             candidates[path] = _chosen_factors(layer, energy, round_to)
     measured = deepcopy(model)
@@ -103,8 +103,8 @@ def applied(model: nn.Module, chosen: Sequence[Plan], inputs: Mapping[str, Tenso
         count = sum(count for name, count in cost.items() if name.startswith(f"{plan.path}."))
         if count != plan.macs_after:
             raise StageError(
-                f"{step}: {plan.path} costs {count:,} multiply-accumulates once factorized, where {plan.macs_after:,} were "
-                "planned; how often the model calls it depends on its values. Name it in `ignore`."
+                f"{step}: {plan.path} costs {count:,} multiply-accumulates once factorized, where {plan.macs_after:,} "
+                "were planned; how often the model calls it depends on its values. Name it in `ignore`."
             )
     return factorized
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...pipeline.blueprint import LayerSize, Resize, size_of
+from ...pipeline.blueprint import LayerSize, Resize, layer_sizes
 from ...pipeline.errors import StageError
 
 
@@ -26,12 +26,10 @@ class Channels:
 
 def all_channels(model: nn.Module) -> dict[str, Channels]:
     """The claim that nothing is cut, for every layer that can be."""
-    claim: dict[str, Channels] = {}
-    for path, layer in model.named_modules():
-        size = size_of(layer)
-        if size is not None:
-            claim[path] = Channels(tuple(range(size.in_channels)), tuple(range(size.out_channels)))
-    return claim
+    return {
+        path: Channels(tuple(range(size.in_channels)), tuple(range(size.out_channels)))
+        for path, size in layer_sizes(model).items()
+    }
 
 
 @torch.no_grad()
@@ -40,15 +38,14 @@ def cut(model: nn.Module, kept: Mapping[str, Channels]) -> tuple[nn.Module, Resi
 
     Raises CutError where the groups of a grouped convolution would come out unequal, or nothing would be left.
     """
+    sizes_before = layer_sizes(model)
     sizes: dict[str, LayerSize] = {}
     states: dict[str, dict[str, Tensor]] = {}
     for path, channels in kept.items():
-        layer = model.get_submodule(path)
-        before = size_of(layer)
-        assert before is not None
+        before = sizes_before[path]
         counts = (len(channels.read), len(channels.written))
         if counts != (before.in_channels, before.out_channels):
-            states[path], groups = _cut_state(layer, before, channels, path)
+            states[path], groups = _cut_state(model.get_submodule(path), before, channels, path)
             sizes[path] = LayerSize(in_channels=counts[0], out_channels=counts[1], groups=groups)
     edit = Resize(layers=sizes)
     pruned = deepcopy(model)
@@ -67,7 +64,7 @@ def _cut_state(layer: nn.Module, size: LayerSize, channels: Channels, path: str)
     state = {name: tensor[written] if tensor.ndim == 1 else tensor for name, tensor in tensors.items()}
     if size.in_channels == 0:
         return state, 1
-    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    transposed = getattr(layer, "transposed", False)
     blocks = list(_weight_blocks(tensors["weight"], size, channels, transposed=transposed))
     if len({block.shape for block in blocks}) != 1 or blocks[0].numel() == 0:
         raise CutError(f"the {size.groups} groups of `{path}` would be left with unequal numbers of channels")
@@ -75,7 +72,7 @@ def _cut_state(layer: nn.Module, size: LayerSize, channels: Channels, path: str)
 
 
 def _weight_blocks(weight: Tensor, size: LayerSize, channels: Channels, *, transposed: bool) -> Iterator[Tensor]:
-    """The kept part of each group's weight; a group of which nothing is left, such as a depthwise channel, is skipped."""
+    """The kept part of each group's weight; groups of which nothing is left, as of depthwise ones, are skipped."""
     read = _by_group(channels.read, size.in_channels, size.groups)
     written = _by_group(channels.written, size.out_channels, size.groups)
     # A weight is (out, in / groups, …), a transposed convolution's (in, out / groups, …).

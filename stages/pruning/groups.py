@@ -3,15 +3,15 @@
 Torch-Pruning only says what hangs together and how much it matters; cutting and proving are ours.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...pipeline.blueprint import size_of
+from ...pipeline.cost import CONVOLUTIONS, TRANSPOSED
 from ...pipeline.errors import StageError
 from ...pipeline.quiet import quiet
 from .channels import Channels, all_channels
@@ -61,6 +61,11 @@ class LeftAlone:
     layers: tuple[str, ...]
     reason: str
 
+    def __str__(self) -> str:
+        return (
+            f"{', '.join(self.layers)} {'keeps its' if len(self.layers) == 1 else 'keep their'} channels: {self.reason}"
+        )
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -72,9 +77,7 @@ class Grouping:
     """The layers that write the network's outputs."""
 
 
-def kept_channels(
-    model: nn.Module, removals: Iterable[tuple[ChannelGroup, Iterable[int]]]
-) -> dict[str, Channels]:
+def kept_channels(model: nn.Module, removals: Iterable[tuple[ChannelGroup, Iterable[int]]]) -> dict[str, Channels]:
     """What every layer keeps when these units of these groups are removed."""
     read: dict[str, set[int]] = {}
     written: dict[str, set[int]] = {}
@@ -95,9 +98,7 @@ def kept_channels(
     }
 
 
-def channel_groups(
-    model: nn.Module, inputs: Mapping[str, Tensor], criterion: Criterion, ignore: Sequence[str]
-) -> Grouping:
+def channel_groups(model: nn.Module, inputs: Mapping[str, Tensor], criterion: Criterion, ignored: Set[str]) -> Grouping:
     """The groups of `model`, which must ask for gradients everywhere (and hold them, for `taylor`).
 
     Raises StageError when Torch-Pruning cannot follow the model.
@@ -112,7 +113,7 @@ def channel_groups(
         if raw.reaches_output():
             outputs = outputs.union(layers)
             continue
-        reason = _ignored(layers, ignore) or raw.problem()
+        reason = _ignored(layers, ignored) or raw.problem()
         if reason:
             left_alone.append(LeftAlone(layers, reason))
         else:
@@ -123,32 +124,30 @@ def channel_groups(
     return Grouping(tuple(groups), tuple(left_alone), outputs)
 
 
-def _ignored(layers: Iterable[str], patterns: Sequence[str]) -> str | None:
-    for pattern in patterns:
-        for layer in layers:
-            if fnmatchcase(layer, pattern):
-                return f"`ignore` names `{layer}`" if layer == pattern else f"`ignore: {pattern}` names `{layer}`"
-    return None
+def _ignored(layers: Iterable[str], ignored: Set[str]) -> str | None:
+    named = [layer for layer in layers if layer in ignored]
+    return f"`ignore` names {', '.join(named)}" if named else None
 
 
 class _Graph:
     """Torch-Pruning's graph of a model. It is untyped: nothing but this class and the next one touches it."""
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-        import torch_pruning
+        import torch_pruning  # pyright: ignore[reportMissingTypeStubs] # it has none
 
-        self.paths = {module: path for path, module in model.named_modules()}
+        modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+        self.paths: dict[Any, str] = {module: path for path, module in modules}
         try:
             with quiet(), torch.enable_grad():
                 graph: Any = torch_pruning.DependencyGraph()
                 self.graph = graph.build_dependency(model, tuple(inputs.values()), verbose=False)
         except Exception as error:
             raise StageError(
-                f"Torch-Pruning cannot follow this model ({type(error).__name__}: {error}), so nothing of it can be pruned"
+                f"Torch-Pruning cannot follow this model, so nothing can be pruned ({type(error).__name__}: {error})"
             ) from error
 
     def groups(self) -> Iterator["_RawGroup"]:
-        roots = (nn.modules.conv._ConvNd, nn.Linear)
+        roots = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
         for group in self.graph.get_all_groups(root_module_types=roots):
             yield _RawGroup(self, group)
 
@@ -193,8 +192,7 @@ class _RawGroup:
             size = size_of(module)
             if size is None:
                 return f"they pass through `{path}`, a {type(module).__name__}, whose channels cannot be taken out"
-            reads, writes = self._sides(item)
-            limit = size.out_channels if writes else size.in_channels
+            limit = size.out_channels if self._sides(item)[1] else size.in_channels
             if max(item.idxs, default=0) >= limit or None in item.root_idxs:
                 return f"Torch-Pruning loses track of them at `{path}`"
         if self.num_channels % self.parts():
@@ -203,14 +201,14 @@ class _RawGroup:
 
     def parts(self) -> int:
         """The largest number of groups among the group's grouped convolutions; depthwise ones need no such care."""
-        convolutions = (item.dep.target.module for item in self._group)
-        sizes = (size_of(module) for module in convolutions if isinstance(module, nn.modules.conv._ConvNd))
+        modules = (item.dep.target.module for item in self._group)
+        sizes = (size_of(module) for module in modules if isinstance(module, nn.Module))
         return max((size.groups for size in sizes if size and size.groups != size.out_channels), default=1)
 
     def scores(self, criterion: Criterion, parts: int) -> tuple[float, ...]:
         """Torch-Pruning's group importance: summed over the members' weights, divided by its mean."""
         importance: Tensor = _importance(criterion)(self._group)
-        return tuple(importance.view(parts, -1).mean(0).tolist())
+        return tuple(float(score) for score in importance.view(parts, -1).mean(0))
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -219,7 +217,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _importance(criterion: Criterion) -> Callable[[Any], Tensor]:
-    import torch_pruning
+    import torch_pruning  # pyright: ignore[reportMissingTypeStubs] # it has none
 
     library: Any = torch_pruning.importance
     if criterion == "taylor":

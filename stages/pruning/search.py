@@ -6,7 +6,7 @@ from math import gcd
 
 from torch import Tensor, nn
 
-from ...pipeline.blueprint import Resize, size_of
+from ...pipeline.blueprint import Resize, layer_sizes
 from ...pipeline.cost import macs_by_layer, num_parameters
 from .channels import Channels, cut
 from .groups import ChannelGroup, Grouping, kept_channels
@@ -18,28 +18,31 @@ class Block:
 
     group: ChannelGroup
     units: tuple[int, ...]
-    score: float
-    """The mean importance of its channels."""
+    price: float
+    """The share of its group's importance that is lost once it is gone."""
 
 
 def blocks(groups: Iterable[ChannelGroup], round_to: int) -> list[Block]:
-    """All blocks of all groups, the least important first; each group keeps its best `round_to` channels or more.
+    """All blocks of all groups, the cheapest first; each group keeps its best `round_to` channels or more.
 
-    A group whose count is no multiple of `round_to` loses the odd channels first.
+    By their price, groups of even importance shrink at an even pace, those with idle channels faster, and none
+    collapses before the others. A group whose count is no multiple of `round_to` loses the odd channels first.
     """
     found = [block for group in groups for block in _blocks_of(group, round_to)]
-    return sorted(found, key=lambda block: block.score)  # stable: a group's own blocks ascend already
+    return sorted(found, key=lambda block: block.price)  # stable: the price rises along a group's own blocks
 
 
 def _blocks_of(group: ChannelGroup, round_to: int) -> list[Block]:
     step = round_to // gcd(round_to, group.parts)
     order = sorted(range(len(group.scores)), key=lambda unit: group.scores[unit])
+    total, lost = sum(group.scores), 0.0
     found: list[Block] = []
     start, size = 0, len(order) % step or step
     while len(order) - start - size >= step:
         units = tuple(order[start : start + size])
-        found.append(Block(group, units, sum(group.scores[unit] for unit in units) / size))
+        lost += sum(group.scores[unit] for unit in units)
         start, size = start + size, step
+        found.append(Block(group, units, lost / total if total > 0 else start / len(order)))
     return found
 
 
@@ -65,8 +68,8 @@ class Cost:
 def cost(model: nn.Module, inputs: Mapping[str, Tensor], outputs: frozenset[str]) -> Cost:
     """The cost of a model whose outputs the layers `outputs` write."""
     by_layer = macs_by_layer(model, inputs)
-    sizes = (size_of(model.get_submodule(path)) for path in by_layer if path not in outputs)
-    channels = sum(size.out_channels for size in sizes if size)
+    sizes = layer_sizes(model)
+    channels = sum(sizes[path].out_channels for path in by_layer if path in sizes and path not in outputs)
     return Cost(channels, sum(by_layer.values()), num_parameters(model), by_layer)
 
 
@@ -91,6 +94,11 @@ class Search:
         self._outputs = grouping.outputs
         self._blocks = ordered
         self.uncut = cost(model, inputs, grouping.outputs)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks there are to remove."""
+        return len(self._blocks)
 
     def cut(self, count: int) -> Cut:
         """The model without the first `count` blocks."""

@@ -1,7 +1,8 @@
 """Which layers of a model a stage may change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ def ignored_paths(model: nn.Module, patterns: Sequence[str]) -> set[str]:
 
     Raises StageError for a pattern that matches nothing: it is a typing error or meant for another model.
     """
-    paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
+    paths = [path for path, _ in _places(model) if path]
     matched: set[str] = set()
     for pattern in patterns:
         found = {path for path in paths if fnmatchcase(path, pattern)}
@@ -28,8 +29,13 @@ def ignored_paths(model: nn.Module, patterns: Sequence[str]) -> set[str]:
 def shared_paths(model: nn.Module) -> set[str]:
     """Paths of modules that stand at another place too, or that share their weight with one that does."""
     places: dict[int, set[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in _places(model):
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor):
             places.setdefault(id(weight), set()).add(path)
     return {path for paths in places.values() if len(paths) > 1 for path in paths}
+
+
+def _places(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+    """Every path of every module, so a module that stands at two places comes twice."""
+    return cast(Iterable[tuple[str, nn.Module]], model.named_modules(remove_duplicate=False))

@@ -1,0 +1,190 @@
+"""The report of a run: ``report.json`` is the source, everything that people read is a view of it."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, ValidationError, field_validator
+
+from ..export.measurement import Comparison, EngineMeasurement, Machine, Value
+from .differences import AccuracyChange, Speedup, accuracy_change, speedup_between
+from .errors import UsageError
+from .journal import CurvePoint as CurvePoint
+
+VERSION = 1
+"""Of the schema; raised whenever an older potstill could no longer read what this one writes."""
+
+FILE = "report.json"
+
+
+class StepReport(Value):
+    """One step of a run and the engine of what it made, built for the first target."""
+
+    name: str
+    """Its folder in the run, such as ``02-distill``."""
+    stage: str
+    reused: bool
+    seconds: float
+    """That the step itself took when it was made, perhaps in an earlier run; export and measuring not counted."""
+    parameters: int
+    macs: int
+    """Multiply-accumulates for one sample."""
+    facts: dict[str, JsonValue]
+    """What the stage decided or found, in its own words."""
+    curve: tuple[CurvePoint, ...]
+    engine: EngineMeasurement
+    """The int8 engine once the artifact is quantized, the fp32 engine before that."""
+
+    @field_validator("engine")
+    @classmethod
+    def _was_timed(cls, engine: EngineMeasurement) -> EngineMeasurement:
+        if not engine.latency:
+            raise ValueError("has no latency at any batch size")
+        return engine
+
+    @property
+    def timing(self) -> Comparison:
+        """Beside the teacher's engine, at the target's first batch size."""
+        return self.engine.latency[0]
+
+
+class GoalResult(Value):
+    """A goal of the recipe against the final engine's number."""
+
+    goal: str
+    limit: float
+    value: float | None
+    """None where it was not measured; such a goal counts as missed."""
+    met: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Earned:
+    """What one step changed. Everything that compares with the step before is None for the teacher, the first one."""
+
+    step: StepReport
+    accuracy: AccuracyChange | None
+    """Against the step before."""
+    accuracy_since_teacher: AccuracyChange | None
+    speedup: Speedup | None
+    """Against the step before; that against the teacher is `step.timing`."""
+    file_ratio: float | None
+    """The step before's file size over this one's; likewise below. None as well where this one's is zero."""
+    parameters_ratio: float | None
+    macs_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """From the teacher's engine to the final one, at the first batch size; ratios above 1 are gains."""
+
+    teacher: StepReport
+    final: StepReport
+    accuracy: AccuracyChange
+    timing: Comparison
+    file_ratio: float | None
+    parameters_ratio: float | None
+    macs_ratio: float | None
+
+
+class Report(Value):
+    """Everything a run is about: what was asked, what was made, and what the engines were measured to be."""
+
+    version: Literal[1] = VERSION
+    name: str
+    recipe: str
+    """The resolved recipe, as YAML."""
+    recipe_hash: str
+    seed: int
+    started: datetime
+    seconds: float
+    overhead_seconds: float
+    """Of those, neither training, nor exporting, nor measuring."""
+    machine: Machine
+    data: str
+    classes: tuple[str, ...]
+    steps: Annotated[tuple[StepReport, ...], Field(min_length=1)]
+    """In order; the first one is the teacher, the baseline of every comparison."""
+    engines: tuple[EngineMeasurement, ...]
+    """Of what the last step made: every target in every precision."""
+    goals: tuple[GoalResult, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a run's folder or its ``report.json``; raises UsageError when it cannot be read or is of a newer version."""
+        file = path / FILE if path.is_dir() else path
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: cannot be read ({_cause(error)}); name the folder of a finished run") from error
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{file}: is not JSON ({error}); `potstill run` writes it anew") from error
+        _demand_known_version(file, content)
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise UsageError(f"{file}: is no report of a run: {_first_problem(error)}") from error
+
+    @property
+    def headline(self) -> Headline:
+        """What the whole run made of the teacher."""
+        teacher, final = self.steps[0], self.steps[-1]
+        return Headline(
+            teacher=teacher,
+            final=final,
+            accuracy=accuracy_change(teacher.engine.accuracy, final.engine.accuracy),
+            timing=final.timing,
+            file_ratio=_quotient(teacher.engine.file_bytes, final.engine.file_bytes),
+            parameters_ratio=_quotient(teacher.parameters, final.parameters),
+            macs_ratio=_quotient(teacher.macs, final.macs),
+        )
+
+    @property
+    def earned(self) -> tuple[Earned, ...]:
+        """The waterfall: what each step changed, one row a step."""
+        first, *others = self.steps
+        rows = [Earned(first, None, None, None, None, None, None)]
+        for before, step in zip(self.steps, others, strict=False):
+            rows.append(
+                Earned(
+                    step=step,
+                    accuracy=accuracy_change(before.engine.accuracy, step.engine.accuracy),
+                    accuracy_since_teacher=accuracy_change(first.engine.accuracy, step.engine.accuracy),
+                    speedup=speedup_between(before.timing, step.timing),
+                    file_ratio=_quotient(before.engine.file_bytes, step.engine.file_bytes),
+                    parameters_ratio=_quotient(before.parameters, step.parameters),
+                    macs_ratio=_quotient(before.macs, step.macs),
+                )
+            )
+        return tuple(rows)
+
+
+def _quotient(before: int, after: int) -> float | None:
+    return before / after if after else None
+
+
+def _demand_known_version(file: Path, content: JsonValue) -> None:
+    version = content.get("version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise UsageError(f"{file}: is no report of a run: it has no version; name the folder of a finished run")
+    if version > VERSION:
+        raise UsageError(
+            f"{file}: has version {version}, which a newer potstill wrote; this one reads up to version {VERSION}. "
+            "Mend: update potstill, or run the recipe again with this one."
+        )
+
+
+def _cause(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not text"
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    place = ".".join(str(part) for part in problems[0]["loc"])
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{place}: {problems[0]['msg']}{more}"

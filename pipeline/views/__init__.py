@@ -1,0 +1,1 @@
+"""What people read of a run: the terminal's tables, Markdown, and pages that need no network."""

@@ -1,0 +1,408 @@
+"""What a report says, as tables and sentences."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from ...export.measurement import (
+    P99_SAMPLES,
+    Accuracy,
+    Audit,
+    Comparison,
+    EngineMeasurement,
+    Interval,
+    Latency,
+    LayerPrecision,
+    Machine,
+)
+from ..differences import AccuracyChange
+from ..progress import duration_text
+from ..report import Earned, Report, StepReport
+from . import wording
+from .tables import Cell, Table, Tone, cells, figures, not_measured, words
+
+NO_CHANGE = "no significant difference"
+
+
+def headline_sentence(report: Report) -> str:
+    """The run in one sentence: speed, accuracy, size."""
+    if len(report.steps) == 1:
+        engine = report.steps[0].engine
+        return (
+            f"Only the teacher was made so far: {engine.target} reaches {wording.percent(engine.accuracy.value)} % "
+            f"at a p50 of {wording.plain(report.steps[0].timing.candidate.p50_ms, 3)} ms."
+        )
+    headline = report.headline
+    return (
+        f"{_speed_words(headline.timing)} than the teacher's fp32 engine at batch {headline.timing.batch}, "
+        f"{_accuracy_words(headline.accuracy)}, file {_size_words(headline.file_ratio)}."
+    )
+
+
+def headline_table(report: Report) -> Table:
+    """Teacher beside final engine, and what became of each measure."""
+    headline = report.headline
+    teacher, final, timing = headline.teacher, headline.final, headline.timing
+    # The teacher's latency is the one that was timed in turns with the final engine.
+    latency = wording.decimals_for((timing.baseline.p50_ms, timing.candidate.p50_ms))
+    rows = (
+        (
+            Cell("Accuracy (%)", samples_words(final.engine.accuracy)),
+            accuracy_cell(teacher.engine.accuracy),
+            accuracy_cell(final.engine.accuracy),
+            _accuracy_change_cell(headline.accuracy, " points"),
+        ),
+        (
+            Cell("Latency p50 (ms)", f"batch {timing.batch}, {threads_words(final.engine.threads)}"),
+            p50_cell(timing.baseline, latency),
+            p50_cell(timing.candidate, latency),
+            speedup_cell(timing),
+        ),
+        (
+            Cell("Engine file (kB)"),
+            *cells(wording.kilobytes(step.engine.file_bytes) for step in (teacher, final)),
+            Cell(wording.ratio(headline.file_ratio), "smaller"),
+        ),
+        (
+            Cell("Parameters"),
+            *cells(f"{step.parameters:,}" for step in (teacher, final)),
+            Cell(wording.ratio(headline.parameters_ratio), "fewer"),
+        ),
+        (
+            Cell("Multiply-accumulates (million)", "one sample"),
+            *cells(wording.megabytes(step.macs) for step in (teacher, final)),
+            Cell(wording.ratio(headline.macs_ratio), "fewer"),
+        ),
+    )
+    columns = (
+        words("Measure"),
+        figures("Teacher", teacher.engine.precision),
+        figures("Final engine", final.engine.precision),
+        figures("Change"),
+    )
+    return Table("Teacher and final engine", columns, rows)
+
+
+def goals_table(report: Report) -> Table:
+    """Each goal, what was reached, and whether that is enough."""
+    rows = tuple(
+        (
+            Cell(goal.goal),
+            Cell(f"{goal.limit:g}"),
+            Cell(f"{goal.value:.6g}") if goal.value is not None else not_measured(""),
+            Cell("✓ met", tone="good") if goal.met else Cell("✗ missed", tone="bad"),
+            Cell(goal.sentence.partition(": ")[2] or goal.sentence),
+        )
+        for goal in report.goals
+    )
+    columns = (words("Goal"), figures("Asked"), figures("Reached"), words("Verdict"), words("In words"))
+    return Table("Goals", columns, rows)
+
+
+def earned_table(report: Report) -> Table:
+    """The waterfall: what each step changed against the step before it."""
+    columns = (
+        words("Step"),
+        figures("Accuracy", "points"),
+        figures("Since teacher", "points"),
+        figures("Speedup", "p50"),
+        figures("Since teacher ", "p50"),
+        figures("File", "smaller"),
+        figures("Parameters", "fewer"),
+        figures("MACs", "fewer"),
+    )
+    batch = report.steps[0].timing.batch
+    note = (
+        f"Against the step before; latency at batch {batch}. 95 % intervals: of the speedup since the teacher by "
+        "bootstrap, of the others by Newcombe's square-and-add rule."
+    )
+    return Table("What each step earned", columns, tuple(_earned_row(row) for row in report.earned), note)
+
+
+def _earned_row(row: Earned) -> tuple[Cell, ...]:
+    if row.speedup is None or row.accuracy is None or row.accuracy_since_teacher is None:
+        control = Cell(wording.ratio(row.step.timing.ratio), f"A/A check: {row.step.timing.verdict}", "quiet")
+        start = [Cell("–", tone="quiet")]
+        return (Cell(row.step.name, "the baseline"), *start * 3, control, *start * 3)
+    speedup = row.speedup
+    return (
+        Cell(row.step.name),
+        _accuracy_change_cell(row.accuracy),
+        _accuracy_change_cell(row.accuracy_since_teacher),
+        Cell(wording.ratio(speedup.ratio), _ratio_detail(speedup.interval, speedup.verdict), tone_of(speedup.verdict)),
+        speedup_cell(row.step.timing),
+        *cells(wording.ratio(value) for value in (row.file_ratio, row.parameters_ratio, row.macs_ratio)),
+    )
+
+
+def steps_table(report: Report) -> Table:
+    """Every step's engine in absolute numbers."""
+    columns = (
+        words("Step"),
+        words("Precision"),
+        figures("Accuracy", "%"),
+        figures("p50", "ms"),
+        figures("p99", "ms"),
+        figures("Speedup", "to teacher"),
+        figures("File", "kB"),
+        figures("Parameters"),
+        figures("MACs", "million"),
+        figures("Peak memory", "MB"),
+        figures("Time taken"),
+    )
+    decimals = wording.decimals_for(step.timing.candidate.p50_ms for step in report.steps)
+    first = report.steps[0]
+    note = (
+        f"{first.engine.runtime} on {first.engine.device}, {threads_words(first.engine.threads)}, batch "
+        f"{first.timing.batch}; accuracy of the engine on {samples_words(first.engine.accuracy)}; 95 % intervals. "
+        "Time taken is the step's own, export and measuring apart."
+    )
+    return Table("Every step's engine", columns, tuple(_step_row(step, decimals) for step in report.steps), note)
+
+
+def _step_row(step: StepReport, decimals: int) -> tuple[Cell, ...]:
+    latency = step.timing.candidate
+    return (
+        Cell(step.name),
+        Cell(step.engine.precision),
+        accuracy_cell(step.engine.accuracy),
+        p50_cell(latency, decimals),
+        p99_cell(latency, decimals),
+        speedup_cell(step.timing),
+        Cell(wording.kilobytes(step.engine.file_bytes)),
+        Cell(f"{step.parameters:,}"),
+        Cell(wording.megabytes(step.macs)),
+        memory_cell(step.engine),
+        Cell(duration_text(step.seconds), "reused" if step.reused else ""),
+    )
+
+
+def latency_table(title: str, engines: Sequence[tuple[str, EngineMeasurement]]) -> Table:
+    """Every engine at every batch size, with everything that was found about its latency."""
+    decimals = wording.decimals_for(each.candidate.p50_ms for _, engine in engines for each in engine.latency)
+    columns = (
+        words("Engine"),
+        figures("Batch"),
+        figures("Threads"),
+        figures("n"),
+        figures("p50", "ms"),
+        figures("p90", "ms"),
+        figures("p99", "ms"),
+        figures("Mean", "ms"),
+        figures("Throughput", "samples/s"),
+        figures("Outliers"),
+        figures("Speedup", "to teacher's fp32"),
+    )
+    rows = tuple(
+        _latency_row(name, engine.threads, timing, decimals) for name, engine in engines for timing in engine.latency
+    )
+    return Table(title, columns, rows)
+
+
+def _latency_row(name: str, threads: int, timing: Comparison, decimals: int) -> tuple[Cell, ...]:
+    latency = timing.candidate
+    return (
+        Cell(name),
+        *cells((str(latency.batch), str(threads), f"{latency.samples:,}")),
+        p50_cell(latency, decimals),
+        Cell(wording.plain(latency.p90_ms, decimals)),
+        p99_cell(latency, decimals),
+        Cell(wording.plain(latency.mean_ms, decimals)),
+        Cell(wording.plain(latency.throughput, 0)),
+        Cell(str(latency.outliers)),
+        speedup_cell(timing),
+    )
+
+
+def engines_table(report: Report) -> Table:
+    """The final artifact's engines: what they are and how true they are to the model."""
+    columns = (
+        words("Engine"),
+        figures("Accuracy", "%"),
+        figures("File", "kB"),
+        figures("Peak memory", "MB"),
+        figures("MACs in int8", "%"),
+        figures("Same predictions", "%"),
+        figures("Largest error", "relative"),
+        words("Parity rule"),
+        words("File in the run"),
+    )
+    rows = tuple(
+        (
+            Cell(engine.target),
+            accuracy_cell(engine.accuracy),
+            Cell(wording.kilobytes(engine.file_bytes)),
+            memory_cell(engine),
+            Cell(wording.percent(engine.audit.int8_share)) if engine.audit else not_measured("not an int8 engine"),
+            Cell(wording.percent(engine.parity.agreement), f"of {engine.parity.samples:,}"),
+            Cell(f"{engine.parity.max_relative:.2g}", f"against the {engine.parity.reference}"),
+            Cell(engine.parity.limit, tone="plain" if engine.parity.passed else "bad"),
+            Cell(engine.file),
+        )
+        for engine in report.engines
+    )
+    return Table("The final engines", columns, rows)
+
+
+def audited(report: Report) -> EngineMeasurement | None:
+    """The final engine whose layers are listed: the first one that was asked for int8."""
+    return next((engine for engine in report.engines if engine.audit is not None), None)
+
+
+def audit_sentence(audit: Audit) -> str:
+    """How much runs in int8, and how much had to."""
+    num_int8 = sum(layer.precision == "int8" for layer in audit.layers)
+    asked = "" if audit.min_int8_share is None else f"; at least {wording.percent(audit.min_int8_share)} % was asked"
+    return (
+        f"{num_int8} of {len(audit.layers)} convolutions and linear layers run in int8, "
+        f"{wording.percent(audit.int8_share)} % of the multiply-accumulates{asked}."
+    )
+
+
+def audit_table(audit: Audit) -> Table:
+    """Each layer of the graph as the runtime executes it."""
+    columns = (words("Layer"), words("Operator"), words("Precision"), figures("MACs", "one sample"), words("Reason"))
+    return Table("Layers", columns, tuple(_audit_row(layer) for layer in audit.layers))
+
+
+def _audit_row(layer: LayerPrecision) -> tuple[Cell, ...]:
+    precision = Cell(layer.precision, tone="plain" if layer.precision == "int8" else "bad")
+    reason = f"runs as {layer.reason}" if layer.precision == "int8" else layer.reason
+    return (Cell(layer.name), Cell(layer.kind), precision, Cell(f"{layer.macs:,}"), Cell(reason))
+
+
+def machine_table(machine: Machine) -> Table:
+    """Where the numbers were taken."""
+    return Table("Machine", (words("Fact"), words("Value")), tuple(cells(row) for row in _machine_facts(machine)))
+
+
+def _machine_facts(machine: Machine) -> Iterator[tuple[str, str]]:
+    yield "Processor", machine.cpu_model
+    yield "Instruction sets", ", ".join(machine.cpu_flags) or "none that kernels are chosen by"
+    yield "Cores", f"{machine.cores}, {threads_words(machine.threads)} usable"
+    memory = "not known" if machine.memory_bytes is None else wording.size(machine.memory_bytes)
+    yield "Memory", memory
+    yield "GPU", machine.gpu or "none"
+    yield "System", machine.system
+    yield "Python", machine.python
+    yield "Libraries", ", ".join(f"{name} {version}" for name, version in machine.libraries.items()) or "not known"
+    load = "not known" if machine.load is None else ", ".join(f"{value:.2f}" for value in machine.load)
+    yield "Load over 1, 5, 15 min", load
+
+
+def run_table(report: Report) -> Table:
+    """What was run, when, and how long it took."""
+    rows = (
+        ("Run", report.name),
+        ("Started", f"{report.started:%Y-%m-%d %H:%M:%S %Z}".strip()),
+        ("Took", f"{duration_text(report.seconds)}, of which {report.overhead_seconds:.1f} s neither training, "
+         "exporting nor measuring"),
+        ("Data", report.data),
+        ("Classes", f"{len(report.classes)}: {', '.join(report.classes)}"),
+        ("Seed", str(report.seed)),
+        ("Recipe hash", report.recipe_hash),
+        ("Report", f"schema version {report.version}"),
+    )  # fmt: skip
+    return Table("Run", (words("Fact"), words("Value")), tuple(cells(row) for row in rows))
+
+
+def method_sentences(report: Report) -> tuple[str, ...]:
+    """How the numbers came about, for readers who doubt them."""
+    return (
+        "Accuracy is the engine's own, over the whole test split; its interval is Wilson's (1927), 95 %.",
+        "Latency is host-synchronous: one call after another, each engine in a process of its own. Candidate and "
+        "teacher's fp32 engine take turns on the same machine, so that what slows one slows the other; intervals of p50 "
+        "and of the speedup are 95 % block bootstrap. n counts timed calls; outliers are counted, never dropped.",
+        f"A p99 is given from {P99_SAMPLES:,} calls on. A difference inside its interval, or under 3 %, is called "
+        f"“{NO_CHANGE}”. The teacher's row compares its engine with itself, which shows the noise.",
+        "Differences of accuracy have Newcombe's interval (1998, method 10), which takes the samples for independent. "
+        "The engines saw the same samples, so it errs towards calling a difference noise.",
+    )
+
+
+def accuracy_cell(accuracy: Accuracy) -> Cell:
+    """In percent, with its interval."""
+    return Cell(wording.percent(accuracy.value), wording.interval(accuracy.interval, 2, 100))
+
+
+def p50_cell(latency: Latency, decimals: int) -> Cell:
+    """The median in milliseconds, with its interval."""
+    return Cell(wording.plain(latency.p50_ms, decimals), wording.interval(latency.p50_interval, decimals))
+
+
+def p99_cell(latency: Latency, decimals: int) -> Cell:
+    """In milliseconds, where there were enough samples."""
+    if latency.p99_ms is None:
+        return not_measured(f"{latency.samples:,} of {P99_SAMPLES:,} samples")
+    return Cell(wording.plain(latency.p99_ms, decimals))
+
+
+def memory_cell(engine: EngineMeasurement) -> Cell:
+    """Of the process that runs the engine, in megabytes."""
+    if engine.peak_memory_bytes is None:
+        return not_measured("the system does not tell")
+    return Cell(wording.megabytes(engine.peak_memory_bytes))
+
+
+def speedup_cell(timing: Comparison) -> Cell:
+    """To the teacher's engine, with interval and verdict."""
+    return Cell(wording.ratio(timing.ratio), _ratio_detail(timing.interval, timing.verdict), tone_of(timing.verdict))
+
+
+def _ratio_detail(values: Interval, verdict: str) -> str:
+    return wording.interval(values, 2) + (", within noise" if verdict == NO_CHANGE else "")
+
+
+def tone_of(verdict: str) -> Tone:
+    """How a verdict on latency is to look."""
+    tones: dict[str, Tone] = {"faster": "good", "slower": "bad"}
+    return tones.get(verdict, "quiet")
+
+
+def _accuracy_change_cell(change: AccuracyChange, unit: str = "") -> Cell:
+    noise = "" if change.significant else ", within noise"
+    tone: Tone = ("good" if change.value > 0 else "bad") if change.significant else "plain"
+    return Cell(wording.points(change.value) + unit, wording.points_interval(change.interval) + noise, tone)
+
+
+def samples_words(accuracy: Accuracy) -> str:
+    """How many samples a share is of."""
+    return f"{accuracy.count:,} test samples"
+
+
+def threads_words(threads: int) -> str:
+    """Such as ``1 thread``."""
+    return f"{threads} thread{'' if threads == 1 else 's'}"
+
+
+def _speed_words(timing: Comparison) -> str:
+    if timing.verdict == NO_CHANGE:
+        return "Not measurably faster or slower"
+    if timing.verdict == "slower":
+        return f"{wording.ratio(1 / timing.ratio)} slower"
+    return f"{wording.ratio(timing.ratio)} faster"
+
+
+def _accuracy_words(change: AccuracyChange) -> str:
+    value = wording.points(abs(change.value)).lstrip("+")
+    if float(value) == 0:
+        return "the same accuracy"
+    noise = "" if change.significant else " (within noise)"
+    return f"{value} points {'more' if change.value > 0 else 'less'} accurate{noise}"
+
+
+def _size_words(file_ratio: float | None) -> str:
+    if file_ratio is None:
+        return "empty"
+    if file_ratio >= 1:
+        return f"{wording.ratio(file_ratio)} smaller"
+    return f"{wording.ratio(1 / file_ratio)} larger"
+
+
+def tables_of(report: Report) -> Iterable[Table]:
+    """The tables that every view shows, in the order in which a reader asks."""
+    yield headline_table(report)
+    if report.goals:
+        yield goals_table(report)
+    yield earned_table(report)
+    yield steps_table(report)
+    yield engines_table(report)
+    yield latency_table("The final engines' latency", [(engine.target, engine) for engine in report.engines])

@@ -1,0 +1,146 @@
+"""Facts about the command line: help, exit codes, and what it says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from potstill.pipeline.cli import main
+from potstill.pipeline.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("run", "check", "compare", "list", "schema", "doctor", "init")
+
+Output = pytest.CaptureFixture[str]
+
+
+def test_help_lists_every_verb(capsys: Output) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {verb} " in out for verb in VERBS)
+    assert "..." not in out.partition("Commands:")[2]  # every verb's sentence fits its line
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_on_a_line_of_its_own(verb: str, capsys: Output) -> None:
+    assert main([verb, "--help"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith(f"potstill {verb}") for line in lines)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["nonsense"], ["run"]])
+def test_help_and_usage_errors_import_nothing_heavy(arguments: list[str]) -> None:
+    program = f"""
+import runpy, sys
+runpy.run_path({str(ROOT / "conftest.py")!r})
+from potstill.pipeline.cli import main
+main({arguments!r})
+heavy = {{"torch", "numpy", "yaml", "onnx", "onnxruntime", "rich", "jinja2", "accelerate"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_checkout_runs_as_a_module_without_being_installed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage: potstill" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["run"], ["run", "digits", "--nonsense"], ["list", "nonsense"], ["compare"]]
+)
+def test_usage_errors_end_with_2(arguments: list[str], capsys: Output) -> None:
+    assert main(arguments) == 2
+    assert "potstill" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+def test_a_wrong_recipe_ends_with_2_says_everything_and_leaves_nothing(
+    verb: str, capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([verb, "digits", "--set", "sede=3", "--set", "stages.train.epochs=many"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean `seed`?" in error
+    assert "stages[0].epochs: must be a whole number, got 'many'" in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_recipe_names_the_verb_that_writes_one(capsys: Output, tmp_path: Path) -> None:
+    assert main(["run", str(tmp_path / "no.yaml")]) == 2
+    assert "no such file; `potstill init` writes a recipe to begin with" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_ends_with_1(capsys: Output, tmp_path: Path) -> None:
+    changes = ["--set", "data={source: npz, path: no}", "--folder", str(tmp_path / "run")]
+    assert main(["check", "digits", *changes]) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_an_unknown_step_to_stop_at_lists_the_steps(capsys: Output, tmp_path: Path) -> None:
+    assert main(["run", "digits", "--until", "distil", "--folder", str(tmp_path / "run")]) == 2
+    assert "there is no step `distil`; the steps are train, distill" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_continue(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.py").write_text("def make():\n    raise KeyboardInterrupt\n")
+    (tmp_path / "a.yaml").write_text((ROOT / "configs/digits.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "a.yaml", "--set", "data={source: data.py:make}"]) == 130
+    assert "interrupted; the same command continues from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("stages", ["train", "distill", "prune", "factorize", "quantize"]),
+        ("knowledge", ["kd", "hint"]),
+        ("models", ["resnet", "my_models.py:make_teacher"]),
+        ("data", ["digits", "npz", "my_data.py:make"]),
+        ("runtimes", ["onnxruntime"]),
+    ],
+)
+def test_list_tells_each_name_with_a_sentence_and_its_keys(kind: str, names: list[str], capsys: Output) -> None:
+    assert main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    described = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if not line.startswith(" ")}
+    assert set(names) <= set(described)
+    assert all(text.endswith((".", "``.")) or len(text) > 10 for text in described.values())
+    assert any("keys: " in line for line in lines)
+
+
+def test_schema_prints_json(capsys: Output) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "potstill recipe"
+
+
+def test_doctor_tells_versions_runtimes_and_a_recommendation(capsys: Output) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "runtime    onnxruntime: can build and run here" in out
+    assert "library    torch " in out
+    assert out.splitlines()[-1].startswith("advice     ")
+
+
+def test_init_writes_a_recipe_that_loads_and_its_schema_and_replaces_nothing(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    text = Path("recipe.yaml").read_text()
+    assert "$schema=recipe.schema.json" in text
+    assert json.loads(Path("recipe.schema.json").read_text())["title"] == "potstill recipe"
+    assert load_recipe(Path("recipe.yaml")).name == "my-run"
+    Path("recipe.yaml").write_text("mine")
+    assert main(["init"]) == 2
+    assert "recipe.yaml exists" in capsys.readouterr().err
+    assert Path("recipe.yaml").read_text() == "mine"

@@ -1,0 +1,238 @@
+"""Facts about recipes: what is refused and in which words, and what comes out of a sound one."""
+
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from potstill.export.target import targets
+from potstill.pipeline.errors import RecipeError
+from potstill.pipeline.models import PythonModel
+from potstill.pipeline.recipe import Recipe, load_recipe, recipe_file, recipe_yaml, stage_choices
+from potstill.pipeline.recipe_schema import json_schema
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+
+SOUND = """\
+name: small
+data: {source: digits, batch_size: 64}
+teacher:
+  model: {name: resnet, depth: 8, width: 8}
+stages:
+  - stage: train
+    epochs: 1
+  - stage: distill
+    student: {from: teacher, width: 0.5}
+    epochs: 1
+  - stage: quantize
+targets:
+  - {runtime: onnxruntime, precision: [fp32, int8]}
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    file = tmp_path / "a.yaml"
+    file.write_text(SOUND)
+    return file
+
+
+def problems(file: Path, *overrides: str) -> list[str]:
+    """The lines of the error, without the folder."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, overrides)
+    return str(caught.value).replace(f"{file.parent}/", "").splitlines()
+
+
+def problems_of(text: str, file: Path) -> list[str]:
+    file.write_text(text)
+    return problems(file)
+
+
+class TestASoundRecipe:
+    def test_holds_the_classes_that_its_keys_name(self, written: Path) -> None:
+        recipe = load_recipe(written)
+        assert [type(stage).__name__ for stage in recipe.stages] == ["Train", "Distill", "Quantize"]
+        assert type(recipe.data).__name__ == "Digits"
+        assert recipe.targets[0].precision == ("fp32", "int8")
+        assert recipe.seed == 17
+
+    def test_written_out_with_all_defaults_loads_as_an_equal_one(self, written: Path) -> None:
+        recipe = load_recipe(written)
+        text = recipe_yaml(recipe)
+        assert "learning_rate: 0.05" in text
+        assert "from: teacher" in text
+        written.write_text(text)
+        assert load_recipe(written) == recipe
+
+    def test_takes_the_users_own_model_and_data_by_file_and_function(self, written: Path) -> None:
+        recipe = load_recipe(
+            written, ["teacher.model=my_models.py:make_teacher", "data={source: my_data.py:make, batch_size: 8}"]
+        )
+        assert recipe.teacher.model == PythonModel(python="my_models.py:make_teacher")
+        assert recipe.data.source == "my_data.py:make"
+        assert recipe.data.batch_size == 8
+        written.write_text(recipe_yaml(recipe))
+        assert load_recipe(written) == recipe
+
+    def test_needs_no_train_stage_where_the_teacher_has_weights(self, written: Path) -> None:
+        recipe = load_recipe(written, ["teacher.weights=w.safetensors", "stages=[{stage: quantize}]"])
+        assert recipe.teacher.weights == Path("w.safetensors")
+
+    @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.name)
+    def test_is_every_file_in_configs(self, file: Path, tmp_path: Path) -> None:
+        recipe = load_recipe(file)
+        (tmp_path / "resolved.yaml").write_text(recipe_yaml(recipe))
+        assert load_recipe(tmp_path / "resolved.yaml") == recipe
+
+    def test_is_found_by_the_bare_name_of_one_that_is_packaged(self, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.chdir(tmp_path)
+        packaged = Path(str(importlib.resources.files("potstill.configs") / "digits.yaml"))
+        assert recipe_file("digits") == packaged
+        assert recipe_file("configs/digits.yaml") == Path("configs/digits.yaml")
+        assert recipe_file("nothing") == Path("nothing")
+        (tmp_path / "digits").touch()
+        assert recipe_file("digits") == Path("digits")
+
+
+class TestAllErrorsAtOnce:
+    def test_each_has_file_line_path_what_is_allowed_and_the_nearest_match(self, written: Path) -> None:
+        text = """\
+name: a b
+seed: true
+data: {source: digit}
+teacher:
+  model: {name: resnet, dept: 8, depth: 21}
+stages:
+  - stage: train
+    epocs: 3
+  - stage: distill
+    student: {from: teacher, widht: 0.5}
+    epochs: 1.5
+    knowledge: [{kd: {temprature: 4}}, {kdd: {}}]
+  - quantize
+  - stage: quantise
+  - {}
+  - stage: quantize
+    scheme: int4
+    calibration: 0
+targets:
+  - {runtime: onnxruntime, precision: [fp16], threads: "1"}
+goal: 3
+"""
+        assert problems_of(text, written) == [
+            "a.yaml:1: name: must be text of the form ^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$, got 'a b'",
+            "a.yaml:2: seed: must be a whole number, got true",
+            "a.yaml:3: data: `source: digit` is unknown; did you mean `digits`? allowed: digits, npz, my_data.py:make",
+            "a.yaml:5: teacher.model.depth: a depth is 6 n + 2, such as 8, 14, 20, 32 or 56; the nearest is 20 (got 21)",
+            "a.yaml:5: teacher.model.dept: unknown key; did you mean `depth`? allowed: name, depth, width, shortcut",
+            "a.yaml:7: stages[0].epochs: is missing; it must be a whole number",
+            "a.yaml:8: stages[0].epocs: unknown key; did you mean `epochs`? allowed: epochs, learning_rate, warmup, "
+            "momentum, weight_decay, max_gradient_norm, stage, name",
+            "a.yaml:12: stages[1].knowledge[0].kd.temprature: unknown key; did you mean `temperature`? "
+            "allowed: temperature, weight",
+            "a.yaml:12: stages[1].knowledge[1].kdd: unknown key; did you mean `kd`? allowed: kd, hint",
+            "a.yaml:11: stages[1].epochs: must be a whole number, got 1.5",
+            "a.yaml:10: stages[1].student.widht: unknown key; did you mean `width`? allowed: from, width, depth",
+            "a.yaml:13: stages[2]: must be a mapping with the key `stage`, got 'quantize'; "
+            "allowed: distill, factorize, prune, quantize, train",
+            "a.yaml:14: stages[3]: `stage: quantise` is unknown; did you mean `quantize`? "
+            "allowed: distill, factorize, prune, quantize, train",
+            "a.yaml:15: stages[4]: the key `stage` is missing; allowed: distill, factorize, prune, quantize, train",
+            "a.yaml:17: stages[5].scheme: must be int8, got 'int4'",
+            "a.yaml:18: stages[5].calibration: must be greater than or equal to 1, got 0",
+            "a.yaml:20: targets[0].precision[0]: must be one of the allowed, got 'fp16'; allowed: fp32, int8",
+            "a.yaml:20: targets[0].threads: must be a whole number, got '1'",
+            "a.yaml:21: goal: unknown key; did you mean `goals`? "
+            "allowed: name, seed, task, precision, data, teacher, stages, targets, goals",
+        ]
+
+    def test_missing_keys_say_what_they_must_be(self, written: Path) -> None:
+        assert problems_of("seed: 3\n", written) == [
+            "a.yaml:1: name: is missing; it must be text",
+            "a.yaml:1: data: is missing; it must be a mapping with the key `source`: digits, npz, my_data.py:make",
+            "a.yaml:1: teacher: is missing; it must be a mapping",
+            "a.yaml:1: stages: is missing; it must be a list",
+            "a.yaml:1: targets: is missing; it must be a list",
+        ]
+
+    def test_an_override_is_named_in_place_of_a_line(self, written: Path) -> None:
+        assert problems(written, "stages.distill.epochs=x", "sede=3", "targets=[]") == [
+            "--set stages.distill.epochs=x: stages[1].epochs: must be a whole number, got 'x'",
+            "--set targets=[]: targets: must have at least 1 entries",
+            "--set sede=3: sede: unknown key; did you mean `seed`? "
+            "allowed: name, seed, task, precision, data, teacher, stages, targets, goals",
+        ]
+
+    @pytest.mark.parametrize("key", ["name", "data", "teacher", "stages", "targets", "teacher.model", "stages.0"])
+    @pytest.mark.parametrize("value", ["3", "text", "[1]", "{a: 1}", "null", "true"])
+    def test_any_value_of_a_wrong_type_is_told_at_its_key(self, key: str, value: str, written: Path) -> None:
+        if (key, value) == ("name", "text"):
+            pytest.skip("a sound name")
+        lines = problems(written, f"{key}={value}")
+        assert all(line.startswith(f"--set {key}={value}") for line in lines)
+        assert not any("a list, got a list" in line or "{'" in line for line in lines)
+
+
+class TestPartsThatDoNotFit:
+    def test_a_teacher_without_weights_needs_a_train_stage_first(self, written: Path) -> None:
+        expected = (
+            "a.yaml:3: teacher: has no weights: give `weights: file.safetensors`, "
+            "or begin `stages` with a `train` stage"
+        )
+        written.write_text(SOUND.replace("  - stage: train\n    epochs: 1\n", ""))
+        assert problems(written) == [expected]
+
+    def test_an_int8_engine_needs_a_quantize_stage_and_the_other_way_round(self, written: Path) -> None:
+        assert problems_of(SOUND.replace("  - stage: quantize\n", ""), written) == [
+            "a.yaml:12: targets[0].precision: int8 needs a `quantize` stage; add one to `stages`, or leave int8 out"
+        ]
+        assert problems_of(SOUND.replace(", int8", ""), written) == [
+            "a.yaml:12: targets: no target has int8, so what `quantize` does would be lost; add int8 to a `precision`"
+        ]
+
+    def test_steps_of_one_name_targets_of_one_engine_and_impossible_orders_are_told_together(
+        self, written: Path
+    ) -> None:
+        text = SOUND.replace("targets:\n", "  - stage: quantize\ntargets:\n") + "  - {runtime: onnxruntime}\n"
+        assert problems_of(text, written) == [
+            "a.yaml:12: stages[3]: the model is already quantized by an earlier `quantize` stage; keep one of them",
+            "a.yaml:12: stages[3]: stages[2] is called `quantize`, too; give one of them another `name:`, "
+            "such as `quantize-2`",
+            "a.yaml:15: targets[1]: is the same as targets[0] (onnxruntime cpu); put them into one",
+        ]
+
+    def test_a_step_is_not_called_like_the_teacher(self, written: Path) -> None:
+        assert problems(written, "stages.distill.name=teacher") == [
+            "a.yaml:8: stages[1]: no step can be called `teacher`; give it another `name`"
+        ]
+
+    def test_a_recipe_made_in_python_is_checked_alike(self, written: Path) -> None:
+        values = dict(load_recipe(written))
+        with pytest.raises(ValidationError, match="begin `stages` with a `train` stage"):
+            Recipe(**values | {"stages": values["stages"][1:]})
+
+
+class TestTheJsonSchema:
+    def test_titles_every_choice_by_its_name_in_recipes_and_needs_its_key(self) -> None:
+        definitions = json_schema()["$defs"]
+        by_title: dict[str, Any] = {each.get("title"): each for each in definitions.values()}
+        for name in stage_choices():
+            assert by_title[name]["required"][0] == "stage"
+            assert by_title[name]["properties"]["stage"]["const"] == name
+            assert by_title[name]["additionalProperties"] is False
+        for name in targets():
+            assert by_title[name]["required"][0] == "runtime"
+
+    def test_describes_keys_by_the_docstrings_of_their_fields(self) -> None:
+        schema = json_schema()
+        assert schema["properties"]["seed"]["description"] == "Everything random derives from it."
+        assert "peak rate" in schema["$defs"]["Train"]["properties"]["learning_rate"]["description"]
+
+    def test_is_plain_json(self) -> None:
+        schema = json_schema()
+        assert json.loads(json.dumps(schema)) == schema
