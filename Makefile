@@ -1,6 +1,6 @@
-# make demo   set up, then run the default recipe: under three minutes of work on two cores, set-up apart
-# make test   set up, then check everything that a contribution must pass
-# make check  the same checks; says so if nothing is set up yet, by setting it up
+# make demo    set up, then run the default recipe: under three minutes on two cores, set-up apart
+# make test    set up, then check all that a contribution must pass; `make check` is the same
+# make format  mend what ruff can mend
 
 PYTHON ?= python3
 VENV := .venv

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+
 from potstill.export.deliver import build_engine, measure_engine
 from potstill.export.machine import machine_facts
 from potstill.export.onnx_file import OnnxMetadata
@@ -62,9 +63,7 @@ def main() -> None:
         engines = {}
         for precision in ("fp32", "int8"):
             (folder / precision).mkdir()
-            engines[precision] = build_engine(
-                quantized, target, precision, folder / precision, data, metadata=metadata
-            )
+            engines[precision] = build_engine(quantized, target, precision, folder / precision, data, metadata=metadata)
         measured = measure_engine(engines["int8"], engines["fp32"], target, data, Classification(), file="int8")
     comparison = measured.latency[0]
     result = {

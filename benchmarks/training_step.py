@@ -12,10 +12,11 @@ import statistics
 import time
 
 import torch
-from potstill.pipeline.models import BuiltInModel, build
-from potstill.pipeline.processor import cpu_flags, has_bf16
 from torch import nn
 from torch.nn import functional
+
+from potstill.pipeline.models import BuiltInModel, build
+from potstill.pipeline.processor import cpu_flags, has_bf16
 
 
 class Variant:
@@ -53,7 +54,10 @@ def main() -> None:
     arguments = parser.parse_args()
     plain = Variant("float32", arguments, bf16=False, channels_last=False)
     chosen = Variant(
-        "bf16, channels last" if has_bf16() else "float32, channels last", arguments, bf16=has_bf16(), channels_last=True
+        "bf16, channels last" if has_bf16() else "float32, channels last",
+        arguments,
+        bf16=has_bf16(),
+        channels_last=True,
     )
     for variant in (plain, chosen):
         variant.step_seconds()  # the first step allocates and chooses kernels

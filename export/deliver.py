@@ -97,7 +97,7 @@ def build_engine(
 
 
 def rehearse_engine(artifact: Artifact, target: Target, precision: str, data: Dataset) -> None:
-    """Build the engine of an untrained artifact and throw it away: ExportError when a trained one could not be built."""
+    """Build the engine of an untrained artifact and drop it: ExportError when a trained one could not be built."""
     metadata = OnnxMetadata(recipe_hash="", stage="check", classes=data.classes)
     with TemporaryDirectory() as folder:
         target.build(exported(artifact, precision, data.example(), metadata), precision, Path(folder))

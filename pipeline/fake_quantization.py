@@ -46,7 +46,7 @@ class ActivationQuantizer(FakeQuantizeBase):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The activation `x` on its grid, gradients passed straight through inside the range; in the dtype it came in."""
+        """The activation `x` on its grid, in its own dtype; gradients pass straight through inside the range."""
         if self.training:
             self._follow(x.detach())
         if not self.rounds:
@@ -161,9 +161,7 @@ class FakeQuantizedModel(nn.Module):
         return {name: tensor for name, tensor in self.graph.state_dict(keep_vars=True).items() if id(tensor) not in own}
 
 
-def fake_quantized(
-    model: nn.Module, quantization: Quantization, inputs: Mapping[str, Tensor]
-) -> FakeQuantizedModel:
+def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping[str, Tensor]) -> FakeQuantizedModel:
     """The model's graph with the quantizers that `quantization` names, in eval mode.
 
     Raises ModelError when a name fits no tensor of the graph. Activations named in `quantization.activations` take
@@ -216,7 +214,9 @@ class _NamedTensors(Quantizer):
         for node in model.graph.nodes:
             name = self._names.get(node.name)
             if name in self._quantization.weights:
-                node.meta["quantization_annotation"] = _annotation(WeightQuantizer.with_args(bits=self._quantization.weight_bits))
+                node.meta["quantization_annotation"] = _annotation(
+                    WeightQuantizer.with_args(bits=self._quantization.weight_bits)
+                )
             elif name in self._quantization.activations or name in self._quantization.shared:
                 node.meta["quantization_annotation"] = _annotation(ActivationQuantizer)
         return model

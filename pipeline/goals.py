@@ -22,7 +22,9 @@ def _judgements(goals: Goals, teacher: EngineMeasurement, final: EngineMeasureme
     if goals.min_speedup is not None:
         sentence = f"{first.ratio:.2f}x the teacher's speed at batch {first.batch}"
         met = first.ratio >= goals.min_speedup
-        yield _result("min_speedup", goals.min_speedup, first.ratio, met, f"{sentence}, at least {goals.min_speedup:g}x asked")
+        yield _result(
+            "min_speedup", goals.min_speedup, first.ratio, met, f"{sentence}, at least {goals.min_speedup:g}x asked"
+        )
     if goals.max_p50_ms is not None:
         p50 = first.candidate.p50_ms
         yield _at_most("max_p50_ms", goals.max_p50_ms, p50, f"p50 is {p50:.3f} ms at batch {first.batch}")

@@ -1,4 +1,4 @@
-"""What a run is going to do, settled before it does anything: data, device, teacher, and the steps with their fingerprints."""
+"""What a run is going to do, settled before it does it: data, device, teacher, the steps and their fingerprints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .models import BuiltInModel, PythonModel, check_runs, load_weights, resolve, source_sha256
 from .processor import has_bf16
 from .recipe import Recipe, recipe_yaml
-from .seeding import derive
+from .seeding import seeded
 from .task import Task, task_named
 from .training import Precision
 
@@ -103,8 +103,7 @@ class Plan:
         """
         data = self.data
         blueprint = Blueprint(model=self.teacher_model, input_shapes=data.input_shapes, num_classes=data.num_classes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.recipe.seed, TEACHER))
+        with seeded(self.recipe.seed, TEACHER):
             model = blueprint.build()
         if self.teacher_weights is not None:
             load_weights(model, self.teacher_weights)
@@ -156,7 +155,7 @@ class Plan:
 
     @cached_property
     def model_hash(self) -> str:
-        """Of the part of the recipe that shapes the model, for the metadata of engines; goals and targets are not in it."""
+        """Of what shapes the model in the recipe, for the metadata of engines; goals and targets are not in it."""
         shaping: dict[str, Any] = self.recipe.model_dump(
             mode="json", include={"seed", "task", "data", "teacher", "stages", "precision"}
         )
@@ -168,4 +167,3 @@ def _precision(recipe: Recipe, device: torch.device) -> Precision:
         return recipe.precision
     capable = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bf16()
     return "bf16" if capable else "fp32"
-

@@ -19,7 +19,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulated, a training step is over ten times slower than float32."""
+    """Whether the processor multiplies bfloat16 itself; emulated, a training step takes ten times that of float32."""
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 

@@ -40,7 +40,7 @@ class Quantization(BaseModel):
     activations: dict[str, ActivationRange]
     """Grids by tensor name, as `tensor_names` gives them."""
     shared: dict[str, str] = Field(default_factory=dict[str, str])
-    """Tensors that only move or pick values of another one (flatten, max pooling) and so lie on its grid: name to name."""
+    """Tensors that only move or pick another one's values (flatten, max pooling) and so lie on its grid, by name."""
 
 
 def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -50,7 +50,9 @@ def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
     """
     shapes = dynamic_batch(model, inputs)
     # torch.export treats batch sizes 0 and 1 as constants, so the example must hold at least two samples.
-    example = tuple(tensor.repeat(2, *(1,) * (tensor.ndim - 1)) if len(tensor) < 2 else tensor for tensor in inputs.values())
+    example = tuple(
+        tensor.repeat(2, *(1,) * (tensor.ndim - 1)) if len(tensor) < 2 else tensor for tensor in inputs.values()
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecation notices while it traces

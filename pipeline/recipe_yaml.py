@@ -48,12 +48,21 @@ class _Loader(yaml.SafeLoader):
     """The core schema of YAML 1.2: ``1e-3`` is a number, ``yes`` and ``12:30`` are text, dates are text."""
 
 
+_BREAKS = ("\x85", "\u2028", "\u2029")
+"""Of YAML 1.1, and not of people: next line, line separator, paragraph separator."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever the loader here, or one of YAML 1.1, would not read as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Equal settings are written out, not referred to."""
         return True
+
+    def represent_str(self, data: str) -> ScalarNode:
+        """In double quotes where there are line breaks that single quotes would fold."""
+        style = '"' if any(each in data for each in _BREAKS) else None
+        return cast(Any, self).represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
 def _resolve_as(name: str, pattern: str, first: list[str], *where: Any) -> None:
@@ -62,6 +71,7 @@ def _resolve_as(name: str, pattern: str, first: list[str], *where: Any) -> None:
         each.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(rf"^(?:{pattern})$"), first)
 
 
+cast(Any, _Dumper).add_representer(str, _Dumper.represent_str)
 cast(Any, _Loader).yaml_implicit_resolvers = {}
 _resolve_as("null", "~|null|Null|NULL|", ["~", "n", "N", ""], _Loader)
 _resolve_as("bool", "true|True|TRUE|false|False|FALSE", list("tTfF"), _Loader)
@@ -222,7 +232,7 @@ class _Reader:
         return found
 
     def _key(self, node: Node, key: Key) -> str | None:
-        if isinstance(node, ScalarNode) and node.value == "<<":
+        if isinstance(node, ScalarNode) and node.value == "<<" and node.style is None:
             self._problem(node, key, "merging with `<<` is not supported; write the keys out")
             return None
         if isinstance(node, ScalarNode) and node.tag == "tag:yaml.org,2002:str":

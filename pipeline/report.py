@@ -150,12 +150,14 @@ class Report(Value):
         first, *others = self.steps
         rows = [Earned(first, None, None, None, None, None, None)]
         for before, step in zip(self.steps, others, strict=False):
+            # Of the step after the teacher, the measured comparison itself is the better answer.
+            direct = Speedup(step.timing.ratio, step.timing.interval, step.timing.verdict)
             rows.append(
                 Earned(
                     step=step,
                     accuracy=accuracy_change(before.engine.accuracy, step.engine.accuracy),
                     accuracy_since_teacher=accuracy_change(first.engine.accuracy, step.engine.accuracy),
-                    speedup=speedup_between(before.timing, step.timing),
+                    speedup=direct if before is first else speedup_between(before.timing, step.timing),
                     file_ratio=_quotient(before.engine.file_bytes, step.engine.file_bytes),
                     parameters_ratio=_quotient(before.parameters, step.parameters),
                     macs_ratio=_quotient(before.macs, step.macs),

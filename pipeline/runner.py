@@ -167,9 +167,7 @@ class _Run:
             return BuiltEngine.load(found.path)
         with self._clock.counting("export"), self._files.writing(part, made_from) as folder:
             self._progress.say(f"{last.step.folder}: exports {target.label} {precision}")
-            metadata = OnnxMetadata(
-                recipe_hash=self._plan.model_hash, stage=last.step.name, classes=self._data.classes
-            )
+            metadata = OnnxMetadata(recipe_hash=self._plan.model_hash, stage=last.step.name, classes=self._data.classes)
             build_engine(last.artifact, target, precision, folder, self._data, metadata=metadata)
         return BuiltEngine.load(self._files.path / part)
 

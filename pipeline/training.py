@@ -16,7 +16,7 @@ from .errors import TrainingError
 from .files import write_atomically
 from .journal import CurvePoint, Journal
 from .progress import Progress
-from .seeding import derive, generator
+from .seeding import generator, seed_global
 from .task import Task
 
 Precision = Literal["fp32", "bf16"]
@@ -83,7 +83,7 @@ class TrainingContext:
 
 
 class Objective(nn.Module):
-    """What a training lowers: weighted terms by name. Its own parameters, such as projectors, are trained and then dropped."""
+    """What a training lowers: weighted terms by name. Its own parameters, such as projectors, are trained and dropped."""
 
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of the loss, each a scalar, of one batch on the device."""
@@ -146,10 +146,7 @@ class _Training:
         self._context = context
         self._name = name
         self._parameters = [
-            parameter
-            for module in (model, objective)
-            for parameter in module.parameters()
-            if parameter.requires_grad
+            parameter for module in (model, objective) for parameter in module.parameters() if parameter.requires_grad
         ]
         self._optimizer = self._new_optimizer()
         split = context.data.train
@@ -207,7 +204,7 @@ class _Training:
             self._order = torch.randperm(len(context.data.train), generator=order_draws)
         index = self._order[position * context.data.batch_size : (position + 1) * context.data.batch_size]
         # Each step seeds its own draws, so that a resumed training needs no stored generator state.
-        torch.manual_seed(derive(context.seed, self._name, "step", self._step))
+        seed_global(context.seed, self._name, "step", self._step)
         batch = context.data.train.batch(index, generator=generator(context.seed, self._name, "augment", self._step))
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self._step, self._num_steps)
@@ -239,7 +236,11 @@ class _Training:
 
     def _not_finite(self, step: int, terms: dict[str, float]) -> TrainingError:
         epoch = step // self._steps_per_epoch + 1
-        kept = f"the last good checkpoint is kept: {self._checkpoint}" if self._checkpoint.exists() else "no checkpoint yet"
+        kept = (
+            f"the last good checkpoint is kept: {self._checkpoint}"
+            if self._checkpoint.exists()
+            else "no checkpoint yet"
+        )
         shown = ", ".join(f"{key} {value:g}" for key, value in terms.items())
         return TrainingError(
             f"{self._name}: the loss is not finite at step {step + 1} of {self._num_steps} (epoch {epoch}): {shown}; "

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Blueprint
 from ..pipeline.models import BuiltInModel, ModelReference, PythonModel, derive, resolve
-from ..pipeline.seeding import derive as derive_seed
+from ..pipeline.seeding import seeded
 from ..pipeline.training import Schedule, fit
 from .knowledge.objective import Distillation, DistillationObjective
 from .stage import Context, Stage
@@ -53,8 +52,7 @@ class Distill(Stage, Schedule, Distillation):
             input_shapes=artifact.blueprint.input_shapes,
             num_classes=artifact.blueprint.num_classes,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(context.seed, "student"))
+        with seeded(context.seed, "student"):
             student = blueprint.build()
         context.journal.fact("student", reference.model_dump(mode="json"))
         if self.epochs:

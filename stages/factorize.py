@@ -52,7 +52,7 @@ class Factorize(Stage):
                 "multiply-accumulates than the layer; the model goes on unchanged. A lower `keep.energy` lowers ranks."
             )
             return artifact
-        model = applied(artifact.model, paying, inputs, context.step)
+        model = applied(artifact.model, paying, inputs)
         edit = FactorizeEdit(layers={plan.path: plan.factors for plan in paying})
         factorized = replace(artifact, model=model, blueprint=artifact.blueprint.with_edit(edit))
         return recover(factorized, self.recover, context)

@@ -35,7 +35,7 @@ class Context(TrainingContext):
 
 
 class Stage(BaseModel, ABC):
-    """One step of a recipe; its fields are its YAML keys. A subclass in a module of this package needs no registration."""
+    """One step of a recipe; its fields are its YAML keys. A subclass in a module of this package is found by itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
@@ -21,7 +22,7 @@ from potstill.stages.stage import Context
 NUM_CLASSES = 4
 
 
-class Bars(DataSource, frozen=True, extra="forbid"):
+class Bars(DataSource):
     """Noisy images whose class is the quarter that is bright."""
 
     source: Literal["bars"] = "bars"

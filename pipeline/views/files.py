@@ -1,8 +1,14 @@
-"""The files that a run leaves for its readers."""
+"""The files of a report."""
 
 from ..report import FILE, Report
+from .html import report_html
+from .markdown import report_markdown
 
 
 def report_files(report: Report) -> dict[str, str]:
-    """The text of each file by its name: the data, a Markdown page and an HTML page."""
-    return {FILE: report.model_dump_json(indent=1)}
+    """Their texts by their names: ``report.json``, from which the others can be made again, and the two that people read."""
+    return {
+        FILE: report.model_dump_json(indent=1) + "\n",
+        "report.md": report_markdown(report),
+        "report.html": report_html(report),
+    }

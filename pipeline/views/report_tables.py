@@ -21,6 +21,9 @@ from .tables import Cell, Table, Tone, cells, figures, not_measured, words
 
 NO_CHANGE = "no significant difference"
 
+AA_VERDICTS = {NO_CHANGE: ", noise", "faster": ", FAILED", "slower": ", FAILED"}
+"""An engine that comes out faster or slower than itself says that the machine was not quiet."""
+
 
 def headline_sentence(report: Report) -> str:
     """The run in one sentence: speed, accuracy, size."""
@@ -41,7 +44,6 @@ def headline_table(report: Report) -> Table:
     """Teacher beside final engine, and what became of each measure."""
     headline = report.headline
     teacher, final, timing = headline.teacher, headline.final, headline.timing
-    # The teacher's latency is the one that was timed in turns with the final engine.
     latency = wording.decimals_for((timing.baseline.p50_ms, timing.candidate.p50_ms))
     rows = (
         (
@@ -78,7 +80,8 @@ def headline_table(report: Report) -> Table:
         figures("Final engine", final.engine.precision),
         figures("Change"),
     )
-    return Table("Teacher and final engine", columns, rows)
+    note = "The teacher's latency is the one timed in turns with the final engine. 95 % intervals."
+    return Table("Teacher and final engine", columns, rows, note)
 
 
 def goals_table(report: Report) -> Table:
@@ -102,24 +105,25 @@ def earned_table(report: Report) -> Table:
     columns = (
         words("Step"),
         figures("Accuracy", "points"),
-        figures("Since teacher", "points"),
+        figures("Accuracy in total", "points"),
         figures("Speedup", "p50"),
-        figures("Since teacher ", "p50"),
+        figures("Speedup in total", "p50"),
         figures("File", "smaller"),
         figures("Parameters", "fewer"),
         figures("MACs", "fewer"),
     )
     batch = report.steps[0].timing.batch
     note = (
-        f"Against the step before; latency at batch {batch}. 95 % intervals: of the speedup since the teacher by "
-        "bootstrap, of the others by Newcombe's square-and-add rule."
+        f"Against the step before, in total against the teacher; latency at batch {batch}. 95 % intervals: of the "
+        "total speedup by bootstrap, of the others by Newcombe's square-and-add rule. "
+        "“Noise” marks what may be chance."
     )
     return Table("What each step earned", columns, tuple(_earned_row(row) for row in report.earned), note)
 
 
 def _earned_row(row: Earned) -> tuple[Cell, ...]:
     if row.speedup is None or row.accuracy is None or row.accuracy_since_teacher is None:
-        control = Cell(wording.ratio(row.step.timing.ratio), f"A/A check: {row.step.timing.verdict}", "quiet")
+        control = Cell(wording.ratio(row.step.timing.ratio), f"A/A check{AA_VERDICTS[row.step.timing.verdict]}", "quiet")
         start = [Cell("–", tone="quiet")]
         return (Cell(row.step.name, "the baseline"), *start * 3, control, *start * 3)
     speedup = row.speedup
@@ -348,7 +352,7 @@ def speedup_cell(timing: Comparison) -> Cell:
 
 
 def _ratio_detail(values: Interval, verdict: str) -> str:
-    return wording.interval(values, 2) + (", within noise" if verdict == NO_CHANGE else "")
+    return wording.interval(values, 2) + (", noise" if verdict == NO_CHANGE else "")
 
 
 def tone_of(verdict: str) -> Tone:
@@ -358,7 +362,7 @@ def tone_of(verdict: str) -> Tone:
 
 
 def _accuracy_change_cell(change: AccuracyChange, unit: str = "") -> Cell:
-    noise = "" if change.significant else ", within noise"
+    noise = "" if change.significant else ", noise"
     tone: Tone = ("good" if change.value > 0 else "bad") if change.significant else "plain"
     return Cell(wording.points(change.value) + unit, wording.points_interval(change.interval) + noise, tone)
 
@@ -377,8 +381,8 @@ def _speed_words(timing: Comparison) -> str:
     if timing.verdict == NO_CHANGE:
         return "Not measurably faster or slower"
     if timing.verdict == "slower":
-        return f"{wording.ratio(1 / timing.ratio)} slower"
-    return f"{wording.ratio(timing.ratio)} faster"
+        return f"{wording.ratio_in_words(1 / timing.ratio)} slower"
+    return f"{wording.ratio_in_words(timing.ratio)} faster"
 
 
 def _accuracy_words(change: AccuracyChange) -> str:
@@ -393,8 +397,8 @@ def _size_words(file_ratio: float | None) -> str:
     if file_ratio is None:
         return "empty"
     if file_ratio >= 1:
-        return f"{wording.ratio(file_ratio)} smaller"
-    return f"{wording.ratio(1 / file_ratio)} larger"
+        return f"{wording.ratio_in_words(file_ratio)} smaller"
+    return f"{wording.ratio_in_words(1 / file_ratio)} larger"
 
 
 def tables_of(report: Report) -> Iterable[Table]:

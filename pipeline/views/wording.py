@@ -34,10 +34,13 @@ def points(difference: float) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Such as ``8.41×``."""
-    if value is None:
-        return "–"
-    return f"{value:.{2 if value < 100 else 0}f}{TIMES}"
+    """Such as ``8.41×``, for a column."""
+    return "–" if value is None else f"{value:,.2f}{TIMES}"
+
+
+def ratio_in_words(value: float | None) -> str:
+    """To three digits, such as ``8.41×`` or ``69.5×``."""
+    return "–" if value is None else f"{plain(value, min(2, decimals_for([value])))}{TIMES}"
 
 
 def interval(values: Interval, decimals: int, scale: float = 1.0) -> str:

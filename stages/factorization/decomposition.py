@@ -1,5 +1,6 @@
 """The arithmetic of low rank: truncated SVD for matrices, Tucker-2 for kernels, ranks by energy; all in float64."""
 
+import math
 from typing import Any, cast
 
 import torch
@@ -39,15 +40,35 @@ def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return roots[:, None] * right[:rank], left[:, :rank] * roots
 
 
-def tucker2_ranks(weight: Tensor, share: float) -> tuple[int, int]:
-    """Ranks (in, out) of a kernel (out, in, h, w) that together lose at most 1 − `share` of its squared norm.
+def tucker2_ranks(weight: Tensor, share: float, *, round_to: int = 1, input_positions: float = 1.0) -> tuple[int, int]:
+    """The cheapest ranks (in, out), multiples of `round_to` or full, that keep `share` of a kernel's squared norm.
 
-    The squared error of a truncated higher-order SVD is at most the sum of what each mode drops (De Lathauwer et al.
-    2000, property 10), so each of the two may drop half.
+    `input_positions` is how many positions the input has for each of the output, which a stride makes more than one.
+    The energy of every pair is known beforehand: bases are orthonormal, so it is that of a corner of the full core.
     """
-    share_of_mode = 1 - (1 - share) / 2
-    rank_in, rank_out = (rank_of_energy(_spectrum(weight.double(), mode)[0], share_of_mode) for mode in (1, 0))
-    return rank_in, rank_out
+    kernel = weight.double()
+    size_out, size_in, *window = kernel.shape
+    full_core = torch.einsum("oihw,or,is->rshw", kernel, _spectrum(kernel, 0)[1], _spectrum(kernel, 1)[1])
+    kept = full_core.square().sum((2, 3)).cumsum(0).cumsum(1)
+    needed = share * float(kept[-1, -1])
+
+    def price(ranks: tuple[int, int]) -> float:
+        rank_in, rank_out = ranks
+        before = input_positions * size_in * rank_in if rank_in < size_in else 0
+        after = rank_out * size_out if rank_out < size_out else 0
+        return before + rank_in * rank_out * math.prod(window) + after
+
+    pairs = [
+        (rank_in, rank_out)
+        for rank_in in _allowed_ranks(size_in, round_to)
+        for rank_out in _allowed_ranks(size_out, round_to)
+        if float(kept[rank_out - 1, rank_in - 1]) >= needed
+    ]
+    return min(pairs, key=price)
+
+
+def _allowed_ranks(full: int, round_to: int) -> list[int]:
+    return [*range(round_to, full, round_to), full]
 
 
 def tucker2_factors(weight: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

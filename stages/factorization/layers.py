@@ -1,5 +1,6 @@
 """Which layers of a model are worth factorizing, and putting the factors in their place."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ def plans(
 ) -> list[Plan]:
     """A plan for every linear layer and ungrouped 2-d convolution that runs, in the model's order.
 
-    A layer called twice counts twice. Raises StageError where an `ignore` pattern matches nothing.
+    A layer called twice counts twice. Raises StageError where an `ignore` pattern matches nothing, and where the model
+    does not run once those that are not ignored are factorized.
     """
     ignored = ignored_paths(model, ignore)
     before = macs_by_layer(model, inputs)
@@ -63,9 +65,9 @@ def plans(
             candidates[path] = _chosen_factors(layer, energy, round_to)
     measured = deepcopy(model)
     for path, factors in candidates.items():
-        if path not in shared:
+        if _reason_to_keep(path, ignored, shared) is None:
             measured.set_submodule(path, factored(measured.get_submodule(path), factors, path))
-    after = macs_by_layer(measured, inputs)
+    after = _macs_of_factorized(measured, inputs)
     found: list[Plan] = []
     for path, factors in candidates.items():
         weight = model.get_submodule(path).weight
@@ -76,37 +78,58 @@ def plans(
                 factors=factors,
                 energy=_kept_energy(weight, factors),
                 macs_before=before[path],
-                macs_after=sum(count for name, count in after.items() if name == path or name.startswith(f"{path}.")),
+                macs_after=_macs_within(path, after),
                 kept_because=_reason_to_keep(path, ignored, shared),
             )
         )
     return found
 
 
-def applied(model: nn.Module, chosen: Sequence[Plan], inputs: Mapping[str, Tensor], step: str) -> nn.Module:
-    """A copy with the factors of the chosen layers in their places.
-
-    Raises StageError where the model no longer runs or its MACs are not what the plans say.
-    """
+def applied(model: nn.Module, chosen: Sequence[Plan], inputs: Mapping[str, Tensor]) -> nn.Module:
+    """A copy with the factors of the chosen layers in their places; StageError where their MACs are not as planned."""
     factorized = deepcopy(model)
     for plan in chosen:
         layer = model.get_submodule(plan.path)
-        factorized.set_submodule(plan.path, _with_weights(layer, plan).train(layer.training))
-    try:
-        cost = macs_by_layer(factorized, inputs)
-    except Exception as error:
-        raise StageError(
-            f"{step}: the model does not run once its layers are factorized: {error}\n"
-            "Mend: its code reaches into a layer, such as `self.layer.weight`; name that layer in `ignore`."
-        ) from error
+        factorized.set_submodule(plan.path, factors_of(layer, plan.factors, plan.path).train(layer.training))
+    cost = _macs_of_factorized(factorized, inputs)
     for plan in chosen:
-        count = sum(count for name, count in cost.items() if name.startswith(f"{plan.path}."))
+        count = _macs_within(plan.path, cost)
         if count != plan.macs_after:
             raise StageError(
-                f"{step}: {plan.path} costs {count:,} multiply-accumulates once factorized, where {plan.macs_after:,} "
-                "were planned; how often the model calls it depends on its values. Name it in `ignore`."
+                f"factorize: `{plan.path}` costs {count:,} multiply-accumulates, not the planned {plan.macs_after:,}: "
+                "how often the model calls it depends on its values. Mend: name it in `ignore`."
             )
     return factorized
+
+
+@torch.no_grad()
+def factors_of(layer: nn.Module, factors: Factors, path: str) -> nn.Sequential:
+    """The factors of a layer with the weights that come nearest to it."""
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    sequence = factored(layer, factors, path)
+    for part, values in zip(sequence, _factor_weights(weight, factors), strict=True):
+        assert isinstance(part.weight, Tensor)
+        part.weight.copy_(values)
+    if isinstance(bias, Tensor):
+        last_bias = sequence[-1].bias
+        assert isinstance(last_bias, Tensor)
+        last_bias.copy_(bias)
+    return sequence
+
+
+def _macs_of_factorized(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, int]:
+    try:
+        return macs_by_layer(model, inputs)
+    except Exception as error:
+        raise StageError(
+            f"factorize: the model does not run once its layers are factorized: {error}\n"
+            "Mend: its code reaches into a layer, such as `self.layer.weight`; name that layer in `ignore`."
+        ) from error
+
+
+def _macs_within(path: str, cost: Mapping[str, int]) -> int:
+    return sum(count for name, count in cost.items() if name == path or name.startswith(f"{path}."))
 
 
 def _can_be_factorized(layer: nn.Module) -> bool:
@@ -124,10 +147,8 @@ def _chosen_factors(layer: nn.Module, energy: float, round_to: int) -> Factors:
         matrix = weight.flatten(1)
         rank = rounded_up(svd_rank(matrix, energy), round_to, min(matrix.shape))
         return Factors(kind="svd", ranks=(rank,))
-    rank_in, rank_out = tucker2_ranks(weight, energy)
-    full_out, full_in = weight.shape[:2]
-    ranks = (rounded_up(rank_in, round_to, full_in), rounded_up(rank_out, round_to, full_out))
-    return Factors(kind="tucker2", ranks=ranks)
+    positions = math.prod(cast(tuple[int, int], layer.stride))
+    return Factors(kind="tucker2", ranks=tucker2_ranks(weight, energy, round_to=round_to, input_positions=positions))
 
 
 def _factor_weights(weight: Tensor, factors: Factors) -> list[Tensor]:
@@ -141,21 +162,6 @@ def _factor_weights(weight: Tensor, factors: Factors) -> list[Tensor]:
     before = [basis_in.T[:, :, None, None]] if rank_in < weight.shape[1] else []
     after = [basis_out[:, :, None, None]] if rank_out < weight.shape[0] else []
     return [*before, core, *after]
-
-
-@torch.no_grad()
-def _with_weights(layer: nn.Module, plan: Plan) -> nn.Sequential:
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)
-    sequence = factored(layer, plan.factors, plan.path)
-    for part, values in zip(sequence, _factor_weights(weight, plan.factors), strict=True):
-        assert isinstance(part.weight, Tensor)
-        part.weight.copy_(values)
-    if isinstance(bias, Tensor):
-        last_bias = sequence[-1].bias
-        assert isinstance(last_bias, Tensor)
-        last_bias.copy_(bias)
-    return sequence
 
 
 @torch.no_grad()

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...pipeline.seeding import derive
+from ...pipeline.seeding import seeded
 
 
 class HintLoss(nn.Module):
-    """Mean squared error between the teacher's maps and the student's, which a trained 1×1 projector brings to its width.
+    """Mean squared error between the teacher's maps and the student's, which a trained 1×1 projector widens.
 
     FitNets, Romero et al. 2015, arXiv 1412.6550. The projectors are sized from the shapes of one forward, trained with
     the student and dropped with this loss.
@@ -25,8 +25,7 @@ class HintLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.pairs = tuple(pairs)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "projectors"))
+        with seeded(seed, "projectors"):
             self.projectors = nn.ModuleList(_projector(student[mine], teacher[theirs]) for mine, theirs in pairs)
 
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
@@ -49,5 +48,5 @@ def _resized(maps: Tensor, like: Tensor) -> Tensor:
     if maps.ndim != 4 or maps.shape[2:] == like.shape[2:]:
         return maps
     if maps.shape[2] >= like.shape[2] and maps.shape[3] >= like.shape[3]:
-        return functional.adaptive_avg_pool2d(maps, like.shape[2:])
+        return functional.adaptive_avg_pool2d(maps, (like.shape[2], like.shape[3]))
     return functional.interpolate(maps, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -1,8 +1,8 @@
 """Which layers of two networks correspond, and reading their outputs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,17 @@ class Taps:
         return keep
 
 
+def module_paths(model: nn.Module) -> list[str]:
+    """Every module below the model itself."""
+    return [path for path in dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules())) if path]
+
+
 @torch.no_grad()
 def output_shapes(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The output shape of every module that returns one tensor, batch included, in the order they finish."""
     training = model.training
     model.eval()
-    with Taps(model, [path for path, _ in model.named_modules() if path]) as taps:
+    with Taps(model, module_paths(model)) as taps:
         model(*inputs.values())
     model.train(training)
     return {path: tuple(output.shape) for path, output in taps.outputs.items()}
@@ -76,7 +81,7 @@ def require_layers(model: nn.Module, paths: Iterable[str], whose: str, shapes: M
     """Raise StageError for a path that is no module, or whose module gives no tensor."""
     import difflib
 
-    known = [path for path, _ in model.named_modules() if path]
+    known = module_paths(model)
     for path in paths:
         if path not in known:
             close = difflib.get_close_matches(path, known, n=1)
@@ -84,5 +89,3 @@ def require_layers(model: nn.Module, paths: Iterable[str], whose: str, shapes: M
             raise StageError(f"`hint`: the {whose} has no layer `{path}`{hint}")
         if path not in shapes:
             raise StageError(f"`hint`: the {whose}'s layer `{path}` does not return one tensor when the model runs")
-
-

@@ -15,6 +15,7 @@ from ...pipeline.cost import CONVOLUTIONS, TRANSPOSED
 from ...pipeline.errors import StageError
 from ...pipeline.quiet import quiet
 from .channels import Channels, all_channels
+from .selection import shared_paths
 
 Criterion = Literal["l1", "l2", "taylor"]
 
@@ -107,13 +108,14 @@ def channel_groups(model: nn.Module, inputs: Mapping[str, Tensor], criterion: Cr
     left_alone: list[LeftAlone] = []
     outputs: frozenset[str] = frozenset()
     graph = _Graph(model, inputs)
+    shared = shared_paths(model)
     for raw in graph.groups():
         members = raw.members()
         layers = tuple(member.path for member in members if member.writes)
         if raw.reaches_output():
             outputs = outputs.union(layers)
             continue
-        reason = _ignored(layers, ignored) or raw.problem()
+        reason = _ignored(layers, ignored) or _shared(members, shared) or raw.problem()
         if reason:
             left_alone.append(LeftAlone(layers, reason))
         else:
@@ -127,6 +129,11 @@ def channel_groups(model: nn.Module, inputs: Mapping[str, Tensor], criterion: Cr
 def _ignored(layers: Iterable[str], ignored: Set[str]) -> str | None:
     named = [layer for layer in layers if layer in ignored]
     return f"`ignore` names {', '.join(named)}" if named else None
+
+
+def _shared(members: Iterable[Member], shared: Set[str]) -> str | None:
+    named = [member.path for member in members if member.path in shared]
+    return f"{', '.join(named)} shares its weights with another place in the model" if named else None
 
 
 class _Graph:

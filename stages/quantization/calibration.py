@@ -13,7 +13,9 @@ CALIBRATION_SAMPLES = 256
 
 
 @torch.no_grad()
-def calibrated(model: nn.Module, weight_bits: int, context: Context, samples: int = CALIBRATION_SAMPLES) -> Quantization:
+def calibrated(
+    model: nn.Module, weight_bits: int, context: Context, samples: int = CALIBRATION_SAMPLES
+) -> Quantization:
     """The placement for the model as it now is, each activation's range the mean of its batches' extremes.
 
     The samples are drawn from the training split without augmentation; nothing is rounded while they are looked at.
@@ -34,6 +36,7 @@ def calibrated(model: nn.Module, weight_bits: int, context: Context, samples: in
     order = torch.randperm(len(split), generator=generator(context.seed, "calibration"))[:samples]
     graph.train()
     with graph.rounding(on=False):
-        for index in order.split(context.data.batch_size):
+        for start in range(0, len(order), context.data.batch_size):
+            index = order[start : start + context.data.batch_size]
             graph(*split.batch(index).inputs.values())
     return quantization_of(graph.train(mode=False), quantization)

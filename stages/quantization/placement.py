@@ -14,7 +14,7 @@ from ...pipeline.quantization import operator_name, tensor_names
 
 LAYERS = frozenset({"conv1d", "conv2d", "linear"})
 RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "clamp"})
-"""Activations that a uint8 grid starting at zero makes redundant, so the layer before them needs no quantizer of its own."""
+"""Activations that a uint8 grid from zero makes redundant, so the layer before them needs no quantizer of its own."""
 POOLS = frozenset({"avg_pool2d", "adaptive_avg_pool2d", "mean"})
 SAME_VALUES = frozenset({"flatten", "reshape", "view", "permute", "transpose", "dropout", "max_pool2d", "contiguous"})
 """Operators whose outputs are values of their input; they run on its codes as they are."""
@@ -62,7 +62,7 @@ def place(graph: fx.GraphModule) -> Placement:
 
 
 def _rectified(node: fx.Node) -> fx.Node:
-    """The tensor to quantize behind a layer or an addition: the output of the ReLU that alone reads it, else its own."""
+    """The tensor to quantize behind a layer or an addition: the output of the ReLU that alone reads it, or its own."""
     readers = list(node.users)
     if len(readers) == 1 and operator_name(readers[0]) in RECTIFIERS:
         return readers[0]

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from potstill.pipeline.cli import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

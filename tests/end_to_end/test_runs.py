@@ -147,9 +147,7 @@ class TestResume:
         assert reused == [True, True, False, False]
 
     def test_a_changed_goal_makes_nothing_again_and_a_missed_one_ends_with_3(self, undisturbed: Path) -> None:
-        code, output = potstill(
-            "run", "small.yaml", "--set", "goals.max_file_bytes=10", cwd=undisturbed.parents[1]
-        )
+        code, output = potstill("run", "small.yaml", "--set", "goals.max_file_bytes=10", cwd=undisturbed.parents[1])
         assert code == 3
         assert "max_file_bytes" in output
         assert all(step["reused"] for step in report(undisturbed)["steps"])
@@ -172,9 +170,7 @@ class TestOrders:
     def test_factorizing_after_quantizing_still_gives_a_working_int8_engine(
         self, new_recipe: Callable[..., Path]
     ) -> None:
-        text = RECIPE.replace(
-            "targets:", "  - {stage: factorize, keep: {energy: 0.6}, recover: {epochs: 1}}\ntargets:"
-        )
+        text = RECIPE.replace("targets:", "  - {stage: factorize, keep: {energy: 0.6}, recover: {epochs: 1}}\ntargets:")
         recipe = new_recipe(text)
         code, output = potstill("run", recipe, cwd=recipe.parent)
         assert code == 0, output

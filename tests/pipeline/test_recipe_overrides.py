@@ -83,7 +83,15 @@ def test_the_recipe_given_stays_as_it_was() -> None:
 
 
 def test_all_overrides_that_cannot_be_put_in_are_told() -> None:
-    assert refusal("stages.distil.epochs=3", "stages.7.epochs=3", "seed.x=3", "nothing", "=3", "seed=[1", "teacher.model.depth=2") == [
+    assert refusal(
+        "stages.distil.epochs=3",
+        "stages.7.epochs=3",
+        "seed.x=3",
+        "nothing",
+        "=3",
+        "seed=[1",
+        "teacher.model.depth=2",
+    ) == [
         "--set stages.distil.epochs=3: `stages` has no entry `distil`; did you mean `distill`? "
         "allowed: 0, 1, 2, train, distill, again",
         "--set stages.7.epochs=3: `stages` has no entry `7`; allowed: 0, 1, 2, train, distill, again",
@@ -92,7 +100,7 @@ def test_all_overrides_that_cannot_be_put_in_are_told() -> None:
         "--set =3: write it as path=value, such as `--set stages.distill.epochs=3`",
         "--set seed=[1:1: is not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
         "--set teacher.model.depth=2: `teacher.model` is 'my.py:make', which has nothing inside to set",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_name_of_two_entries_is_refused() -> None:

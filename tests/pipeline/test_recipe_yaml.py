@@ -1,5 +1,6 @@
 """Facts about recipes as text."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,9 @@ def test_written_values_are_read_back_equal(value: object) -> None:
 
 @given(st.text(alphabet="ab:-[]{}&*!<>|'\"%@`#,? \n\t01.~\\u"))
 def test_any_text_is_read_or_refused_with_a_recipe_error(text: str) -> None:
-    try:
+    # Anything else than a RecipeError would come through.
+    with suppress(RecipeError):
         located(text, "a.yaml")
-    except RecipeError as error:
-        assert str(error).startswith("a.yaml")
 
 
 def test_every_value_knows_its_line() -> None:

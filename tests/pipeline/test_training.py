@@ -5,13 +5,14 @@ from copy import deepcopy
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Batch
 from potstill.pipeline.errors import TrainingError
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.training import Objective, Schedule, TaskObjective, accuracy, fit
 from potstill.stages.stage import Context
-from torch import Tensor, nn
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]

@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.errors import StageError
 from potstill.pipeline.teacher import Teacher
@@ -18,8 +21,6 @@ from potstill.stages.knowledge.objective import Distillation, DistillationObject
 from potstill.stages.knowledge.response import soft_targets
 from potstill.stages.stage import Context
 from potstill.stages.train import Train
-from pydantic import ValidationError
-from torch import Tensor
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
@@ -79,7 +80,9 @@ class TestKnowledgeList:
 
 
 class TestHints:
-    def test_auto_takes_the_ends_of_the_resolution_stages(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+    def test_auto_takes_the_ends_of_the_resolution_stages(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
         shapes = output_shapes(new_artifact().model, new_context().data.example())
         assert resolution_ends(shapes) == ["layer1", "layer2", "layer3"]
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.fake_quantization import ActivationQuantizer, WeightQuantizer, converted, fake_quantized
 from potstill.pipeline.quantization import ActivationRange, capture, tensor_names
@@ -14,7 +16,6 @@ from potstill.stages.quantization.placement import place
 from potstill.stages.quantize import Quantize
 from potstill.stages.stage import Context
 from potstill.stages.train import Train
-from torch import Tensor, nn
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
@@ -151,7 +152,9 @@ class TestQuantize:
         calibrated = Quantize.model_validate({"recover": {"epochs": 0}}).run(trained, context)
         distilled = Quantize.model_validate({"recover": {"epochs": 2}}).run(trained, context)
         assert distilled.quantization != calibrated.quantization
-        assert not torch.equal(distilled.model.get_parameter("conv1.weight"), calibrated.model.get_parameter("conv1.weight"))
+        assert not torch.equal(
+            distilled.model.get_parameter("conv1.weight"), calibrated.model.get_parameter("conv1.weight")
+        )
         assert accuracy(distilled.executable(context.data.example()), context.data.test, context) > 0.9
 
     def test_the_given_artifact_stays_as_it_was(self, trained: Artifact, new_context: NewContext) -> None:

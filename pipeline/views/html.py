@@ -1,0 +1,146 @@
+"""The report as one page that needs nothing but itself: no network, no scripts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..report import Report, StepReport
+from . import report_tables, wording
+from .curves import training_curves
+from .fact_tables import fact_tables
+from .scatter import EnginePoint, labels_fit, scatter
+from .svg import Canvas
+from .tables import Table
+from .waterfall import waterfall
+
+WIDE, NARROW = 1120.0, 350.0
+"""Pixels across a chart on a desktop and on a phone: scaled down, a wide chart's letters would be too small to read."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart in the two forms between which the style sheet chooses."""
+
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the headline."""
+
+    label: str
+    figure: str
+    words: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class StepSection:
+    """What a stage says about itself."""
+
+    name: str
+    tables: tuple[Table, ...]
+
+
+def report_html(report: Report) -> str:
+    """The whole page."""
+    engine = report_tables.audited(report)
+    return render(
+        "report.html.jinja",
+        report=report,
+        sentence=report_tables.headline_sentence(report),
+        tiles=list(_tiles(report)) if len(report.steps) > 1 else [],
+        headline=report_tables.headline_table(report),
+        goals=report_tables.goals_table(report),
+        missed=[goal for goal in report.goals if not goal.met],
+        waterfall=_waterfall(report) if len(report.steps) > 1 else None,
+        earned=report_tables.earned_table(report),
+        steps=report_tables.steps_table(report),
+        step_latency=report_tables.latency_table("", [(step.name, step.engine) for step in report.steps]),
+        scatter=scatter_chart([_point(step) for step in report.steps], "scatter"),
+        legend=[(step.name[:2], step.name) for step in report.steps],
+        curves=list(_curves(report.steps)),
+        untrained=[step.name for step in report.steps if not step.curve],
+        engines=report_tables.engines_table(report),
+        latency=report_tables.latency_table("", [(each.target, each) for each in report.engines]),
+        audited=engine,
+        audit_sentence=report_tables.audit_sentence(engine.audit) if engine and engine.audit else "",
+        audit=report_tables.audit_table(engine.audit) if engine and engine.audit else None,
+        facts=[StepSection(step.name, tuple(fact_tables(step.facts))) for step in report.steps if step.facts],
+        run=report_tables.run_table(report),
+        machine=report_tables.machine_table(report.machine),
+        method=report_tables.method_sentences(report),
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this package; every value in it is escaped unless it is a drawing of ours."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def scatter_chart(points: Sequence[EnginePoint], key: str) -> Chart:
+    """With names where they have room, with their first characters where they have not."""
+    short = [replace(point, label=short_label(point.label)) for point in points]
+    wide = scatter(points if labels_fit(points, WIDE) else short, WIDE, 420, f"{key}-wide")
+    narrow = scatter(points if labels_fit(points, NARROW) else short, NARROW, 320, f"{key}-narrow")
+    return Chart(wide.markup(), narrow.markup())
+
+
+def short_label(label: str) -> str:
+    """The number of a step such as ``02-distill``."""
+    return label.partition("-")[0]
+
+
+def _waterfall(report: Report) -> Chart:
+    wide, narrow = (waterfall(report, width, f"waterfall-{name}") for name, width in (("wide", WIDE), ("narrow", NARROW)))
+    return Chart(wide.markup(), narrow.markup())
+
+
+def _point(step: StepReport) -> EnginePoint:
+    return EnginePoint(step.name, step.engine.accuracy, step.timing.candidate)
+
+
+def _curves(steps: Sequence[StepReport]) -> Iterator[tuple[str, str]]:
+    for index, step in enumerate(steps):
+        if step.curve:
+            canvas: Canvas = training_curves(step, 460, f"curve-{index}")
+            yield step.name, canvas.markup()
+
+
+def _tiles(report: Report) -> Iterator[Tile]:
+    headline = report.headline
+    teacher, final, timing = headline.teacher.engine, headline.final.engine, headline.timing
+    decimals = wording.decimals_for((timing.baseline.p50_ms, timing.candidate.p50_ms))
+    verdict = "" if timing.verdict == "faster" else f"{timing.verdict}; "
+    yield Tile(
+        "Speed",
+        wording.ratio_in_words(timing.ratio),
+        f"p50 {wording.plain(timing.baseline.p50_ms, decimals)} → {wording.plain(timing.candidate.p50_ms, decimals)} ms",
+        f"{verdict}95 % interval {wording.interval(timing.interval, 2)}; batch {timing.batch}, "
+        f"{report_tables.threads_words(final.threads)}, n\u00a0=\u00a0{timing.candidate.samples:,}",
+    )
+    change = headline.accuracy
+    noise = "" if change.significant else "within noise; "
+    yield Tile(
+        "Accuracy",
+        f"{wording.points(change.value)} points",
+        f"{wording.percent(teacher.accuracy.value)} → {wording.percent(final.accuracy.value)} %",
+        f"{noise}95 % interval {wording.points_interval(change.interval)}; n\u00a0=\u00a0{final.accuracy.count:,}",
+    )
+    yield Tile(
+        "Engine file",
+        wording.ratio_in_words(headline.file_ratio),
+        f"{wording.size(teacher.file_bytes)} → {wording.size(final.file_bytes)}",
+        f"parameters {headline.teacher.parameters:,} → {headline.final.parameters:,}",
+    )

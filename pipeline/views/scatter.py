@@ -1,0 +1,140 @@
+"""Accuracy against latency, with intervals and the front of what no other engine beats in both."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...export.measurement import Accuracy, Latency
+from .labels import placed_labels
+from .svg import Box, Canvas, Scale, scale_over, text_width, tick_texts
+
+LOGARITHMIC_FROM = 3.0
+"""A wider spread of latencies than this is drawn by logarithm: equal factors, equal distances."""
+PIECE = 8.0
+"""Pixels between the boxes along a line: less than any label is high."""
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 26.0, 44.0
+
+
+@dataclass(frozen=True)
+class EnginePoint:
+    """One engine in the chart."""
+
+    label: str
+    accuracy: Accuracy
+    latency: Latency
+    series: int = 0
+    """Engines of one series, such as a run, are joined in order."""
+
+
+def pareto_front(points: Sequence[EnginePoint]) -> list[EnginePoint]:
+    """By rising latency: the points that no other one equals or beats in both and beats in one."""
+    front: list[EnginePoint] = []
+    for point in sorted(points, key=lambda point: (point.latency.p50_ms, -point.accuracy.value)):
+        if not front or point.accuracy.value > front[-1].accuracy.value:
+            front.append(point)
+    return front
+
+
+def scatter(points: Sequence[EnginePoint], width: float, height: float, key: str) -> Canvas:
+    """The chart in a given size; the labels are those of the points, wherever there is room."""
+    canvas = Canvas(width, height, "Accuracy against latency", _description(points), key)
+    plot = Box(LEFT, TOP, width - RIGHT, height - BOTTOM)
+    across, upwards = _scales(points, plot)
+    _axes(canvas, plot, across, upwards, points[0].latency.batch)
+    front = pareto_front(points)
+    steps = _staircase([(across(each.latency.p50_ms), upwards(100 * each.accuracy.value)) for each in front], plot)
+    canvas.path(steps, "front")
+    lines = _boxes_along(steps)
+    for series in sorted({point.series for point in points}):
+        members = [point for point in points if point.series == series]
+        course = [(across(each.latency.p50_ms), upwards(100 * each.accuracy.value)) for each in members]
+        canvas.path(course, "course")
+        lines += _boxes_along(course)
+    whiskers = [whisker for point in points for whisker in _whiskers(canvas, point, across, upwards)]
+    for point in points:
+        css = f"dot series-{point.series % 4}" + (" on-front" if point in front else "")
+        canvas.circle(across(point.latency.p50_ms), upwards(100 * point.accuracy.value), 4.5, css)
+    _labels(canvas, points, plot, across, upwards, [*whiskers, *lines])
+    return canvas
+
+
+def _scales(points: Sequence[EnginePoint], plot: Box) -> tuple[Scale, Scale]:
+    latencies = [
+        end for point in points for end in (point.latency.p50_interval.low, point.latency.p50_interval.high)
+    ] + [point.latency.p50_ms for point in points]
+    shares = [100 * end for point in points for end in (point.accuracy.interval.low, point.accuracy.interval.high)]
+    logarithmic = max(latencies) / min(latencies) > LOGARITHMIC_FROM
+    across = scale_over(latencies, plot.left, plot.right, logarithmic=logarithmic)
+    return across, scale_over(shares, plot.bottom, plot.top)
+
+
+def _axes(canvas: Canvas, plot: Box, across: Scale, upwards: Scale, batch: int) -> None:
+    rows = upwards.ticks(6)
+    for value, text in zip(rows, tick_texts(rows), strict=True):
+        canvas.line((plot.left, upwards(value)), (plot.right, upwards(value)), "grid")
+        canvas.text(plot.left - 8, upwards(value) + 4, text, "tick", anchor="end", size=11)
+    columns = across.ticks(8 if canvas.width > 500 else 5)
+    for value, text in zip(columns, tick_texts(columns), strict=True):
+        canvas.line((across(value), plot.bottom), (across(value), plot.bottom + 4), "axis")
+        canvas.text(across(value), plot.bottom + 18, text, "tick", anchor="middle", size=11)
+    canvas.line((plot.left, plot.bottom), (plot.right, plot.bottom), "axis")
+    canvas.text(0, 12, "Accuracy (%)", "axis-title")
+    scale = ", logarithmic" if across.logarithmic else ""
+    canvas.text(plot.right, canvas.height - 4, f"p50 latency (ms, batch {batch}{scale})", "axis-title", anchor="end")
+
+
+def _whiskers(canvas: Canvas, point: EnginePoint, across: Scale, upwards: Scale) -> list[Box]:
+    x, y = across(point.latency.p50_ms), upwards(100 * point.accuracy.value)
+    low, high = point.accuracy.interval.low, point.accuracy.interval.high
+    left, right = across(point.latency.p50_interval.low), across(point.latency.p50_interval.high)
+    bottom, top = upwards(100 * low), upwards(100 * high)
+    css = f"whisker series-{point.series % 4}"
+    canvas.line((x, bottom), (x, top), css)
+    canvas.line((left, y), (right, y), css)
+    return [Box(x - 1, top, x + 1, bottom), Box(left, y - 1, right, y + 1)]
+
+
+def _labels(
+    canvas: Canvas, points: Sequence[EnginePoint], plot: Box, across: Scale, upwards: Scale, crossed: Sequence[Box]
+) -> None:
+    dots = [(across(each.latency.p50_ms), upwards(100 * each.accuracy.value), each.label) for each in points]
+    room = Box(plot.left + 2, plot.top - 8, plot.right + RIGHT - 2, plot.bottom - 2)
+    for (x, y, _), label in zip(dots, placed_labels(dots, room, crossed=crossed), strict=True):
+        if label is None:
+            continue
+        if label.led:
+            end = label.x + {"start": -2.0, "middle": 0.0, "end": 2.0}[label.anchor]
+            canvas.line((x, y), (end, min(max(y, label.box.top), label.box.bottom)), "leader")
+        canvas.text(label.x, label.y, label.text, "label", anchor=label.anchor)
+
+
+def _staircase(front: Sequence[tuple[float, float]], plot: Box) -> list[tuple[float, float]]:
+    """Right of and below its corners, an engine would be beaten in both."""
+    corners = [(front[0][0], plot.bottom), front[0]]
+    for (_, before), (x, y) in zip(front, front[1:], strict=False):
+        corners += [(x, before), (x, y)]
+    return [*corners, (plot.right, front[-1][1])]
+
+
+def _boxes_along(points: Sequence[tuple[float, float]]) -> list[Box]:
+    """Small boxes strung along a line, which may run at a slant."""
+    boxes: list[Box] = []
+    for (x1, y1), (x2, y2) in zip(points, points[1:], strict=False):
+        pieces = max(1, round(math.hypot(x2 - x1, y2 - y1) / PIECE))
+        for piece in range(pieces + 1):
+            x, y = x1 + (x2 - x1) * piece / pieces, y1 + (y2 - y1) * piece / pieces
+            boxes.append(Box(x - 1, y - 1, x + 1, y + 1))
+    return boxes
+
+
+def _description(points: Sequence[EnginePoint]) -> str:
+    told = "; ".join(
+        f"{point.label}: {100 * point.accuracy.value:.2f} percent at {point.latency.p50_ms:.3g} ms" for point in points
+    )
+    return f"Engines with 95 % intervals, and the Pareto front. {told}."
+
+
+def labels_fit(points: Sequence[EnginePoint], width: float) -> bool:
+    """Whether names, and not only numbers, have room in a chart this wide."""
+    longest = max(text_width(point.label) for point in points)
+    return longest < (width - LEFT - RIGHT) / 3

@@ -1,0 +1,93 @@
+"""The report in a terminal: the headline and the tables that fit there."""
+
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING
+
+from ..report import Report
+from . import report_tables
+from .tables import Cell, Column, Table, Tone
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+STYLES: dict[Tone, str] = {"plain": "", "good": "bold", "bad": "bold red", "quiet": "dim"}
+
+LOG_WIDTH = 120
+"""In columns, where the output goes to a file or a pipe."""
+
+
+def print_report(report: Report, stream: IO[str] | None = None) -> None:
+    """Headline, steps, goals and engines, on standard output unless another stream is given."""
+    console = console_on(stream)
+    for part in _parts(report):
+        console.print(part)
+
+
+def console_on(stream: IO[str] | None) -> "Console":
+    """As wide as the terminal; wide enough for every table where there is none."""
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        console = Console(file=stream, highlight=False, emoji=False, markup=False, width=LOG_WIDTH)
+    return console
+
+
+def _parts(report: Report) -> "Iterator[RenderableType]":
+    from rich.text import Text
+
+    yield Text(f"\n{report.name}: {report_tables.headline_sentence(report)}\n", style="bold")
+    steps = report_tables.steps_table(report)
+    yield table_view(steps.only("Step", "Precision", "Accuracy", "p50", "Speedup", "File", "Parameters", "MACs"))
+    if len(report.steps) > 1:
+        earned = report_tables.earned_table(report)
+        yield table_view(earned.only("Step", "Accuracy", "Accuracy in total", "Speedup", "Speedup in total"))
+    if len(report.engines) > 1 or any(len(engine.latency) > 1 for engine in report.engines):
+        latency = report_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
+        yield table_view(latency.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup"))
+    engine = report_tables.audited(report)
+    if engine is not None and engine.audit is not None:
+        yield Text(f"{engine.target}: {report_tables.audit_sentence(engine.audit)}")
+        for layer in engine.audit.layers:
+            if layer.precision == "float":
+                yield Text(f"  float: {layer.name} ({layer.kind}, {layer.macs:,} MACs): {layer.reason}", style="red")
+    for goal in report.goals:
+        yield Text(f"{'✓' if goal.met else '✗'} {goal.sentence}", style="" if goal.met else "bold red")
+
+
+def table_view(table: Table) -> "RichTable":
+    """A table with rules only under its head; details stand under what they belong to."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    view = RichTable(
+        title=Text(table.title, style="bold"),
+        title_justify="left",
+        caption=Text(table.note, style="dim") if table.note else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in table.columns:
+        view.add_column(_head(column), justify="right" if column.numeric else "left", vertical="top")
+    for row in table.rows:
+        view.add_row(*(_cell(cell) for cell in row))
+    return view
+
+
+def _head(column: Column) -> "Text":
+    from rich.text import Text
+
+    return Text(f"{column.title}\n{column.unit}" if column.unit else column.title)
+
+
+def _cell(cell: Cell) -> "Text":
+    from rich.text import Text
+
+    text = Text(cell.text, style=STYLES[cell.tone])
+    if cell.detail:
+        text.append(f"\n{cell.detail}", style="dim")
+    return text

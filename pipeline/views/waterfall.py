@@ -1,0 +1,143 @@
+"""What each step earned: how far it moved latency, by factors, and accuracy, by points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..differences import AccuracyChange
+from ..report import Earned, Report
+from . import wording
+from .svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
+
+ROW, BAR = 38.0, 14.0
+NARROW_BELOW = 560.0
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things stand across the width, and how high a row is."""
+
+    latency: tuple[float, float]
+    latency_text: float
+    accuracy: tuple[float, float]
+    accuracy_text: float
+    row: float
+    names: float
+    """Room for a step's name."""
+    stacked: bool
+    """Whether names and figures stand above the bars, for want of width."""
+
+
+def waterfall(report: Report, width: float, key: str) -> Canvas:
+    """Bars on a logarithmic axis, so that a bar's length is its factor, beside the changes of accuracy with intervals."""
+    rows = report.earned
+    layout = _layout(rows, width)
+    top = 46.0 if not layout.stacked else 40.0
+    canvas = Canvas(width, top + layout.row * len(rows) + 34, "What each step earned", _description(report), key)
+    bottom = top + layout.row * len(rows)
+    speeds = scale_over([*_speeds(rows), 1.5], *layout.latency, logarithmic=True)
+    changes = _accuracy_scale(rows, layout.accuracy)
+    _heads(canvas, layout, rows[0].step.timing.candidate.batch)
+    _axis(canvas, speeds, top, bottom, 5 if not layout.stacked else 3)
+    _axis(canvas, changes, top, bottom, 4 if not layout.stacked else 3)
+    canvas.line((changes(0), top), (changes(0), bottom), "zero")
+    for index in range(len(rows)):
+        _row(canvas, layout, rows, index, top + index * layout.row, (speeds, changes))
+        if index:
+            canvas.line((0, top + index * layout.row), (width, top + index * layout.row), "rule")
+    return canvas
+
+
+def _layout(rows: Sequence[Earned], width: float) -> _Layout:
+    if width < NARROW_BELOW:
+        split = round(width * 0.58)
+        return _Layout((4, split), split, (split + 22, width - 8), width, 58.0, split - 100, stacked=True)
+    names = min(max(text_width(row.step.name) for row in rows) + 14, width * 0.24)
+    figures, gap = 150.0, 26.0
+    bars = width - names - 1.6 * figures - gap
+    first = names + bars * 0.58
+    second = first + figures + gap
+    return _Layout(
+        (names, first), first + figures, (second, width - 0.6 * figures), width, ROW, names - 14, stacked=False
+    )
+
+
+def _speeds(rows: Sequence[Earned]) -> list[float]:
+    """Each step's speed as a multiple of the teacher's."""
+    return [1.0, *(row.step.timing.ratio for row in rows[1:])]
+
+
+def _accuracy_scale(rows: Sequence[Earned], pixels: tuple[float, float]) -> Scale:
+    changes = [row.accuracy for row in rows if row.accuracy is not None]
+    ends = [100 * end for change in changes for end in (change.interval.low, change.interval.high)]
+    return scale_over([*ends, -0.5, 0.5], *pixels)
+
+
+def _heads(canvas: Canvas, layout: _Layout, batch: int) -> None:
+    canvas.text(layout.latency[0], 12, "Speed", "axis-title")
+    canvas.text(layout.accuracy[0], 12, "Accuracy", "axis-title")
+    log = "× teacher, logarithmic" if layout.stacked else f"teacher's p50 over the step's at batch {batch}, logarithmic"
+    canvas.text(layout.latency[0], 28, log, "tick", size=11)
+    if not layout.stacked:
+        canvas.text(layout.latency_text, 28, "by the step → in total", "tick", anchor="end", size=11)
+        canvas.text(layout.accuracy_text, 28, "by the step", "tick", anchor="end", size=11)
+    canvas.text(layout.accuracy[0], 28, "points" if layout.stacked else "points, 95 % interval", "tick", size=11)
+
+
+def _axis(canvas: Canvas, scale: Scale, top: float, bottom: float, most: int) -> None:
+    canvas.line((scale.start, bottom), (scale.end, bottom), "axis")
+    ticks = scale.ticks(most)
+    last = -1e9
+    for value, text in zip(ticks, tick_texts(ticks), strict=True):
+        x, half = scale(value), text_width(text, 11) / 2
+        canvas.line((x, top), (x, bottom), "grid")
+        if x - half > last + 6 and x - half >= 0 and x + half <= canvas.width:
+            canvas.text(x, bottom + 18, text, "tick", anchor="middle", size=11)
+            last = x + half
+
+
+def _row(
+    canvas: Canvas, layout: _Layout, rows: Sequence[Earned], index: int, top: float, scales: tuple[Scale, Scale]
+) -> None:
+    row, speeds = rows[index], _speeds(rows)
+    middle = top + (layout.row / 2 if not layout.stacked else 40)
+    baseline = middle + 4 if not layout.stacked else top + 20
+    name = shortened(row.step.name, layout.names)
+    canvas.text(0, baseline, name, "name", full=row.step.name)
+    along, changes = scales
+    after, before = along(speeds[index]), along(speeds[max(0, index - 1)])
+    _speed_bar(canvas, row, before, after, middle)
+    text = "baseline"
+    if row.speedup is not None:
+        text = f"{wording.ratio(row.speedup.ratio)} → {wording.ratio(speeds[index])}"
+    canvas.text(layout.latency_text, baseline, text, "figure", anchor="end")
+    if row.accuracy is not None:
+        _accuracy_whisker(canvas, row.accuracy, changes, middle)
+        canvas.text(layout.accuracy_text, baseline, wording.points(row.accuracy.value), "figure", anchor="end")
+
+
+def _speed_bar(canvas: Canvas, row: Earned, before: float, after: float, middle: float) -> None:
+    if row.speedup is None:
+        canvas.line((after, middle - BAR / 2), (after, middle + BAR / 2), "mark")
+        return
+    css = {"faster": "gain", "slower": "loss"}.get(row.speedup.verdict, "even")
+    canvas.rectangle(Box(min(before, after), middle - BAR / 2, max(before, after, min(before, after) + 1), middle + BAR / 2), css)
+    canvas.line((after, middle - BAR / 2 - 3), (after, middle + BAR / 2 + 3), "mark")
+
+
+def _accuracy_whisker(canvas: Canvas, change: AccuracyChange, scale: Scale, middle: float) -> None:
+    low, high = scale(100 * change.interval.low), scale(100 * change.interval.high)
+    css = "even" if not change.significant else "gain" if change.value > 0 else "loss"
+    canvas.line((low, middle), (high, middle), f"whisker {css}")
+    canvas.circle(scale(100 * change.value), middle, 4.5, f"dot {css}")
+
+
+def _description(report: Report) -> str:
+    told: list[str] = []
+    for row in report.earned:
+        if row.speedup is None or row.accuracy is None:
+            continue
+        told.append(
+            f"{row.step.name}: {row.speedup.ratio:.2f} times the speed ({row.speedup.verdict}), accuracy "
+            f"{wording.points(row.accuracy.value)} points{'' if row.accuracy.significant else ' (within noise)'}"
+        )
+    return "Each step against the one before it. " + "; ".join(told) + "."

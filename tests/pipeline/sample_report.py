@@ -1,0 +1,273 @@
+"""Makes reports whose numbers are like those of a real run, without running anything."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from potstill.export.measurement import (
+    Accuracy,
+    Audit,
+    Comparison,
+    EngineMeasurement,
+    Interval,
+    Latency,
+    LayerPrecision,
+    Machine,
+    Parity,
+)
+from potstill.export.resampling import verdict_of
+from potstill.pipeline.journal import CurvePoint
+from potstill.pipeline.report import GoalResult, Report, StepReport
+from pydantic import JsonValue
+
+TEST_SAMPLES = 359
+TEACHER_P50_MS = 2.914
+
+RECIPE = """\
+name: digits
+seed: 17
+task: classification
+data:
+  source: digits
+  size: 32
+  batch_size: 64
+teacher:
+  model: {name: resnet, depth: 20, width: 32}
+stages:
+- stage: train
+  epochs: 8
+- stage: distill
+  epochs: 10
+- stage: prune
+  keep: {macs: 0.6}
+- stage: factorize
+  keep: {energy: 0.95}
+- stage: quantize
+targets:
+- {runtime: onnxruntime, device: cpu, precision: [fp32, int8], batch: [1, 32]}
+goals: {max_accuracy_drop: 0.01, min_speedup: 4.0}
+"""
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The few numbers of a step from which the others follow."""
+
+    name: str
+    correct: int
+    speedup: float
+    parameters: int
+    macs: int
+    epochs: int = 3
+    precision: str = "fp32"
+    terms: tuple[str, ...] = ("cross_entropy", "kd")
+
+
+SKETCHES = (
+    Sketch("01-train", 354, 1.004, 1_084_554, 162_600_000, 8, terms=("cross_entropy",)),
+    Sketch("02-distill", 355, 3.21, 77_050, 18_040_000, 10, terms=("cross_entropy", "kd", "hint")),
+    Sketch("03-prune", 353, 4.95, 46_218, 10_790_000),
+    Sketch("04-factorize", 353, 4.87, 41_930, 9_870_000, 2),
+    Sketch("05-sharpen", 354, 4.90, 41_930, 9_870_000, 0),
+    Sketch("06-quantize", 352, 11.62, 41_710, 9_870_000, 2, precision="int8"),
+)
+
+
+def latency(batch: int, p50_ms: float, samples: int, spread: float = 0.012) -> Latency:
+    """A distribution with the usual long tail."""
+    return Latency(
+        batch=batch,
+        samples=samples,
+        p50_ms=p50_ms,
+        p50_interval=Interval(low=p50_ms * (1 - spread), high=p50_ms * (1 + spread)),
+        p90_ms=1.08 * p50_ms,
+        p99_ms=1.31 * p50_ms if samples >= 1000 else None,
+        mean_ms=1.03 * p50_ms,
+        throughput=1000 * batch / (1.03 * p50_ms),
+        outliers=samples // 70,
+    )
+
+
+def timing(batch: int, speedup: float, teacher_p50_ms: float) -> Comparison:
+    """A step's engine in turns with the teacher's."""
+    scale = 1.0 if batch == 1 else 0.7 * batch
+    interval = Interval(low=0.985 * speedup, high=1.016 * speedup)
+    samples = 1040 if batch == 1 else 420
+    return Comparison(
+        batch=batch,
+        ratio=speedup,
+        interval=interval,
+        verdict=verdict_of(speedup, interval),
+        baseline=latency(batch, teacher_p50_ms * scale, samples),
+        candidate=latency(batch, teacher_p50_ms * scale / speedup, samples),
+    )
+
+
+def audit() -> Audit:
+    """Of a network of which everything but the last layer runs in int8."""
+    names = ["conv1", *(f"layer{i}.0.conv{j}" for i in (1, 2, 3) for j in (1, 2))]
+    layers = [
+        LayerPrecision(name=f"/{name}/Conv", kind="Conv", precision="int8", macs=1_234_560, reason="QLinearConv")
+        for name in names
+    ]
+    reason = "its output is read as float by the graph's output"
+    layers.append(LayerPrecision(name="/linear/Gemm", kind="Gemm", precision="float", macs=640, reason=reason))
+    total = sum(layer.macs for layer in layers)
+    return Audit(layers=tuple(layers), int8_share=1 - 640 / total, min_int8_share=0.9)
+
+
+def engine(sketch: Sketch, teacher_p50_ms: float, *, threads: int = 1, count: int = TEST_SAMPLES) -> EngineMeasurement:
+    """The engine of a step, measured at batch 1 and 32."""
+    quantized = sketch.precision == "int8"
+    return EngineMeasurement(
+        target=f"onnxruntime cpu {sketch.precision}",
+        runtime="onnxruntime",
+        device="cpu",
+        precision=sketch.precision,
+        threads=threads,
+        file=f"{sketch.name}/onnxruntime-cpu-{sketch.precision}/model.onnx",
+        file_bytes=sketch.parameters * (1 if quantized else 4) + 21_000,
+        accuracy=Accuracy(correct=sketch.correct, count=count),
+        latency=(timing(1, sketch.speedup, teacher_p50_ms), timing(32, 0.9 * sketch.speedup, teacher_p50_ms)),
+        peak_memory_bytes=None if sketch.name.startswith("02") else 84_300_000 + sketch.parameters,
+        parity=Parity(
+            reference="fake-quantized model" if quantized else "float model",
+            samples=128,
+            max_absolute=3.1e-6,
+            max_relative=2.4e-2 if quantized else 1.2e-6,
+            mean_relative=4.0e-3 if quantized else 2.0e-7,
+            agreement=0.9921875 if quantized else 1.0,
+            passed=True,
+            limit="98 % of the predictions agree" if quantized else "relative error at most 0.001",
+        ),
+        audit=audit() if quantized else None,
+    )
+
+
+def curve(sketch: Sketch) -> tuple[CurvePoint, ...]:
+    """A loss that falls, each of its terms at its own pace."""
+    return tuple(
+        CurvePoint(
+            epoch=epoch,
+            loss=sum(_term(index, epoch) for index in range(len(sketch.terms))),
+            terms={name: _term(index, epoch) for index, name in enumerate(sketch.terms)},
+            validation=min(0.99, 0.93 + 0.012 * epoch - 0.004 * (epoch % 3)),
+            learning_rate=0.1 * 0.5**epoch,
+        )
+        for epoch in range(1, sketch.epochs + 1)
+    )
+
+
+def _term(index: int, epoch: int) -> float:
+    return (1.9, 0.8, 0.4)[index % 3] * math.exp(-0.35 * epoch) + 0.04 / (index + 1)
+
+
+def facts(sketch: Sketch) -> dict[str, JsonValue]:
+    """What such a stage would say."""
+    if "quantize" in sketch.name:
+        return {"batch norms folded": 8, "weight bits": "7 (this processor has no VNNI)", "quantized weights": 8}
+    if "factorize" in sketch.name:
+        rows: list[JsonValue] = [
+            {
+                "path": f"layer{i}.0.conv{j}",
+                "kind": "tucker2",
+                "ranks": [16, 8 * i],
+                "energy": 0.95 + 0.004 * j,
+                "macs_before": 2_359_296,
+                "macs_after": 1_179_648 + 65_536 * j,
+                "decision": "factorized" if j == 1 else "kept: its factors would not cost less",
+            }
+            for i in (1, 2, 3)
+            for j in (1, 2)
+        ]
+        return {"layers": rows, "factorized layers": "3 of 6"}
+    if "distill" in sketch.name:
+        return {"student": {"name": "resnet", "depth": 8, "width": 16, "shortcut": "conv"}}
+    return {}
+
+
+def machine(cpu_model: str = "AMD EPYC 7R13 Processor", onnxruntime: str = "1.32.0") -> Machine:
+    """A small server."""
+    return Machine(
+        cpu_model=cpu_model,
+        cpu_flags=("avx", "avx2", "fma", "f16c"),
+        cores=2,
+        threads=2,
+        memory_bytes=8_232_443_904,
+        system="Linux 6.8.0 x86_64",
+        python="3.11.9",
+        libraries={"torch": "2.13.0", "onnx": "1.23.0", "onnxruntime": onnxruntime},
+        load=(0.42, 0.51, 0.48),
+        gpu=None,
+    )
+
+
+def sample_report(
+    sketches: Sequence[Sketch] = SKETCHES,
+    *,
+    name: str = "digits",
+    teacher_p50_ms: float = TEACHER_P50_MS,
+    on: Machine | None = None,
+    threads: int = 1,
+    count: int = TEST_SAMPLES,
+    recipe: str = RECIPE,
+    data: str = "1,797 handwritten digits, 32×32, a fifth of them for testing",
+) -> Report:
+    """A finished run with one step for each sketch, the first one the teacher."""
+    steps = tuple(
+        StepReport(
+            name=sketch.name,
+            stage=sketch.name.partition("-")[2],
+            reused=index == 0,
+            seconds=7.3 * sketch.epochs + 0.4,
+            parameters=sketch.parameters,
+            macs=sketch.macs,
+            facts=facts(sketch),
+            curve=curve(sketch),
+            engine=engine(sketch, teacher_p50_ms * (1 + 0.004 * index), threads=threads, count=count),
+        )
+        for index, sketch in enumerate(sketches)
+    )
+    last = sketches[-1]
+    as_float = Sketch(last.name, last.correct, last.speedup / 2.4, last.parameters, last.macs)
+    final = steps[-1].engine
+    speedup = final.latency[0].ratio
+    return Report(
+        name=name,
+        recipe=recipe,
+        recipe_hash="5d0c9e3f7a4b1d26",
+        seed=17,
+        started=datetime(2026, 5, 4, 9, 30, tzinfo=UTC),
+        seconds=163.2,
+        overhead_seconds=2.8,
+        machine=on or machine(),
+        data=data,
+        classes=tuple("0123456789"),
+        steps=steps,
+        engines=(engine(as_float, teacher_p50_ms, threads=threads, count=count), final),
+        goals=(
+            GoalResult(
+                goal="max_accuracy_drop",
+                limit=0.01,
+                value=0.0056,
+                met=True,
+                sentence="max_accuracy_drop met: accuracy fell by 0.56 points, at most 0.01 asked",
+            ),
+            GoalResult(
+                goal="min_speedup",
+                limit=12.0,
+                value=speedup,
+                met=speedup >= 12,
+                sentence=f"min_speedup {'met' if speedup >= 12 else 'MISSED'}: {speedup:.2f}x the teacher's speed at "
+                "batch 1, at least 12x asked",
+            ),
+            GoalResult(
+                goal="max_p99_ms",
+                limit=1.0,
+                value=None,
+                met=False,
+                sentence="max_p99_ms MISSED: p99 was not measured: 420 samples, 1,000 needed",
+            ),
+        ),
+    )
