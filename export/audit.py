@@ -32,7 +32,9 @@ def audited(exported: "ModelProto", optimized: "ModelProto", min_int8_share: flo
     """
     graph = _Graph(exported)
     kernels = _Kernels(optimized.graph)
-    layers = tuple(graph.precision_of(node, kernels.running(node, graph.weight_constant(node))) for node in graph.layers())
+    layers = tuple(
+        graph.precision_of(node, kernels.running(node, graph.weight_constant(node))) for node in graph.layers()
+    )
     total = sum(layer.macs for layer in layers)
     share = sum(layer.macs for layer in layers if layer.precision == "int8") / total if total else 0.0
     return Audit(layers=layers, int8_share=share, min_int8_share=min_int8_share)

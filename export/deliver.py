@@ -137,5 +137,5 @@ def _accuracy(built: BuiltEngine, target: Target, data: Dataset, task: Task) -> 
     with target.open(built.path) as engine:
         for batch in data.test.batches(data.batch_size):
             outputs = engine.run(numpy_inputs(batch.inputs))[OUTPUT]
-            correct += task.correct(torch.from_numpy(outputs), batch.target)
+            correct += task.correct(torch.as_tensor(outputs), batch.target)
     return Accuracy(correct=correct, count=len(data.test))

@@ -20,7 +20,7 @@ WARM_UP_SECONDS = 0.2
 
 SAMPLES = 1000
 MIN_SECONDS, MAX_SECONDS = 0.5, 3.0
-"""An engine is timed until it has 1,000 samples and half a second of them, or three seconds, and 10 samples at least."""
+"""An engine is timed until it has 1,000 samples and half a second of them, or three seconds, and 10 samples."""
 
 MIN_SAMPLES = 10
 
@@ -38,7 +38,9 @@ class Timing:
     """Of the candidate's process."""
 
 
-def compare(target: Target, candidate: Path, baseline: Path, inputs_by_batch: Mapping[int, Mapping[str, Array]]) -> Timing:
+def compare(
+    target: Target, candidate: Path, baseline: Path, inputs_by_batch: Mapping[int, Mapping[str, Array]]
+) -> Timing:
     """Time the engine file `candidate` beside `baseline`; with the same file for both it is an A/A run.
 
     Raises ExportError when a process dies.

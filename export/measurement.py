@@ -90,7 +90,7 @@ class Latency(Value):
     throughput: float
     """Inputs a second: the batch size over the mean latency."""
     outliers: int
-    """Samples far above the median (5 standard deviations, judged by the median deviation). They are counted, not dropped."""
+    """Samples far above the median (5 standard deviations, judged by the median deviation). Counted, not dropped."""
 
 
 class Comparison(Value):

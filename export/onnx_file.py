@@ -63,7 +63,7 @@ def check(model: "ModelProto") -> None:
     import onnx
 
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(model, full_check=True)  # pyright: ignore[reportUnknownMemberType]
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported model is not valid ONNX: {error}") from error
 
@@ -98,8 +98,13 @@ def _from_torch(graph: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
     with quiet("torch.onnx", "torch.onnx._internal.exporter._registration"):
         try:
             program = torch.export.export(graph, example, dynamic_shapes=dynamic_batch(graph, inputs))
-            result = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, input_names=list(inputs), output_names=[OUTPUT], verbose=False
+            result = torch.onnx.export(  # pyright: ignore[reportUnknownMemberType]
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=[OUTPUT],
+                verbose=False,
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             cause = error.__cause__ or error
@@ -108,7 +113,7 @@ def _from_torch(graph: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
                 "Mend: replace the operator in the model by one that ONNX has, or by several simpler ones."
             ) from error
     assert result is not None  # with dynamo=True it always returns a program
-    return cast("ModelProto", result.model_proto)
+    return result.model_proto
 
 
 def _first_line(error: BaseException) -> str:

@@ -46,8 +46,8 @@ def parity_of(engine: Engine, reference: nn.Module, split: Split, precision: str
         agreed = bool(decided.sum() == 0 or same[decided].mean() >= INT8_AGREEMENT)
         passed = mean_relative <= INT8_MEAN_LIMIT and agreed
         limit = (
-            f"mean difference at most {INT8_MEAN_LIMIT:.0%} of the outputs' standard deviation, and the same prediction for "
-            f"at least {INT8_AGREEMENT:.0%} of the samples, near ties left out"
+            f"mean difference at most {INT8_MEAN_LIMIT:.0%} of the outputs' standard deviation, and the same "
+            f"prediction for at least {INT8_AGREEMENT:.0%} of the samples, near ties left out"
         )
     else:
         passed = max_relative <= FLOAT_LIMIT
@@ -73,8 +73,8 @@ def demand_parity(parity: Parity, label: str) -> None:
         f"the outputs differ by up to {parity.max_absolute:.4g} ({parity.max_relative:.2%} of the largest output), on "
         f"average by {parity.mean_relative:.2%} of their standard deviation; {parity.agreement:.1%} of the predictions "
         f"agree. The rule: {parity.limit}.\n"
-        "Mend: a processor without VNNI needs 7-bit weights (`weight_bits: 7` of the quantize stage); otherwise look for "
-        "an operator whose ONNX form differs from torch's, and replace it in the model."
+        "Mend: a processor without VNNI needs 7-bit weights (`weight_bits: 7` of the quantize stage); otherwise look "
+        "for an operator whose ONNX form differs from torch's, and replace it in the model."
     )
 
 
@@ -87,7 +87,9 @@ def numpy_inputs(inputs: Mapping[str, torch.Tensor]) -> dict[str, Array]:
 def _outputs(engine: Engine, reference: nn.Module, split: Split) -> tuple[Array, Array]:
     ours: list[Array] = []
     theirs: list[Array] = []
-    for index in torch.arange(min(SAMPLES, len(split))).split(BATCH_SIZE):
+    count = min(SAMPLES, len(split))
+    for start in range(0, count, BATCH_SIZE):
+        index = torch.arange(start, min(start + BATCH_SIZE, count))
         inputs = split.batch(index).inputs
         ours.append(engine.run(numpy_inputs(inputs))[OUTPUT])
         theirs.append(cast(torch.Tensor, reference(*inputs.values())).float().numpy())

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
@@ -65,7 +65,7 @@ class Target(BaseModel, ABC):
 
     @abstractmethod
     def build(self, model: "ModelProto", precision: str, folder: Path) -> Path:
-        """Write the engine's file for an exported model into `folder`; raises ExportError when the runtime refuses it."""
+        """Write the engine's file for an exported model into `folder`; ExportError when the runtime refuses it."""
 
     @abstractmethod
     def open(self, file: Path) -> "Engine":
@@ -89,5 +89,5 @@ def targets() -> dict[str, type[Target]]:
 
 
 def _only_choice(target: type[Target]) -> str:
-    (choice,) = target.model_fields["runtime"].annotation.__args__  # type: ignore[union-attr]
+    (choice,) = get_args(target.model_fields["runtime"].annotation)
     return str(choice)

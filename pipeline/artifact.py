@@ -86,7 +86,7 @@ class Artifact:
 
         try:
             header = json.loads((folder / "blueprint.json").read_text())
-            state = load_file(folder / "model.safetensors")
+            state = cast(Mapping[str, Tensor], load_file(folder / "model.safetensors"))  # pyright: ignore[reportUnknownMemberType]
         except (OSError, ValueError, SafetensorError) as error:
             raise ArtifactError(f"{folder} holds no readable artifact: {error}") from error
         if header["version"] > VERSION:

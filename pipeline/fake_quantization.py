@@ -4,7 +4,7 @@ Importing this module imports torchao, which takes a second or two: import it wh
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -17,9 +17,16 @@ from .quiet import quiet
 
 # torchao says at import which GPU kernels it could not load, and that torch changed under it: neither is used here.
 with quiet("torchao", "torch.utils._pytree"):
-    from torchao.quantization.pt2e import FakeQuantizeBase
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+    from torchao.quantization.pt2e import FakeQuantizeBase  # pyright: ignore[reportMissingTypeStubs]
+    from torchao.quantization.pt2e.quantize_pt2e import (  # pyright: ignore[reportMissingTypeStubs]
+        convert_pt2e,
+        prepare_pt2e,
+    )
+    from torchao.quantization.pt2e.quantizer import (  # pyright: ignore[reportMissingTypeStubs]
+        QuantizationAnnotation,
+        QuantizationSpec,
+        Quantizer,
+    )
 
 RANGE_MOMENTUM = 0.05
 """How fast a trained range follows the batches: about the last twenty of them."""
@@ -45,7 +52,7 @@ class ActivationQuantizer(FakeQuantizeBase):
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
         """The activation `x` on its grid, in its own dtype; gradients pass straight through inside the range."""
         if self.training:
             self._follow(x.detach())
@@ -54,7 +61,9 @@ class ActivationQuantizer(FakeQuantizeBase):
         grid = torch.fake_quantize_per_tensor_affine(x.float(), self.scale, self.zero_point, 0, ACTIVATION_LEVELS)
         return grid.to(x.dtype)
 
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
+        self, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Scale and zero point, as torchao's conversion asks for them."""
         return self.scale, self.zero_point
 
@@ -103,7 +112,7 @@ class WeightQuantizer(FakeQuantizeBase):
         self.register_buffer("scale", torch.ones(1), persistent=False)
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
         """The weight `x` (out, …) on its grid."""
         largest = x.detach().abs().flatten(1).amax(1)
         self.scale = (largest / self._largest_code).clamp(min=torch.finfo(torch.float32).eps)
@@ -113,7 +122,9 @@ class WeightQuantizer(FakeQuantizeBase):
         # The codes stay within ±largest_code by the choice of scale; -128 … 127 is the range the exporter knows.
         return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, 0, -128, 127)
 
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
+        self, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Scales and zero points, one an output channel, as torchao's conversion asks for them."""
         return self.scale, self.zero_point
 
@@ -145,7 +156,7 @@ class FakeQuantizedModel(nn.Module):
         return cast(ActivationQuantizer, self._quantizers[name])
 
     @contextmanager
-    def rounding(self, on: bool) -> Iterator[None]:
+    def rounding(self, on: bool) -> Generator[None, None, None]:
         """Within the block the quantizers round, or only look."""
         for quantizer in self._quantizers.values():
             quantizer.rounds = on
@@ -175,7 +186,7 @@ def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping
         raise ModelError(f"quantized tensors that the model does not have: {', '.join(sorted(missing))}")
     placed = {node.name: name for node, name in names.items()}
     with quiet("torchao"):
-        prepared = cast(fx.GraphModule, prepare_pt2e(graph, _NamedTensors(names, quantization)))
+        prepared = prepare_pt2e(graph, _NamedTensors(names, quantization))
     paths = {placed[node.args[0].name]: str(node.target) for node in prepared.graph.nodes if node.op == "call_module"}
     for name, source in quantization.shared.items():
         prepared.set_submodule(paths[name], prepared.get_submodule(paths[source]))
@@ -198,7 +209,7 @@ def converted(model: FakeQuantizedModel, inputs: Mapping[str, Tensor]) -> fx.Gra
         fresh = copy.deepcopy(model).train(mode=False)
         with torch.no_grad():
             fresh(*inputs.values())  # the weight scales follow the weights on each call
-        return cast(fx.GraphModule, convert_pt2e(fresh.graph, fold_quantize=True))
+        return convert_pt2e(fresh.graph, fold_quantize=True)
 
 
 class _NamedTensors(Quantizer):
@@ -215,7 +226,7 @@ class _NamedTensors(Quantizer):
             name = self._names.get(node.name)
             if name in self._quantization.weights:
                 node.meta["quantization_annotation"] = _annotation(
-                    WeightQuantizer.with_args(bits=self._quantization.weight_bits)
+                    cast(Any, WeightQuantizer).with_args(bits=self._quantization.weight_bits)
                 )
             elif name in self._quantization.activations or name in self._quantization.shared:
                 node.meta["quantization_annotation"] = _annotation(ActivationQuantizer)

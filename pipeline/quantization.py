@@ -57,7 +57,7 @@ def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecation notices while it traces
             exported = torch.export.export(deepcopy(model).eval(), example, dynamic_shapes=shapes)
-            return cast(fx.GraphModule, exported.module(check_guards=False))
+            return exported.module(check_guards=False)
     except Exception as error:
         raise ModelError(
             f"torch.export cannot capture this model: {str(error).splitlines()[0]}\n"

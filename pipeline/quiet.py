@@ -2,12 +2,12 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*loggers: str) -> Iterator[None]:
+def quiet(*loggers: str) -> Generator[None, None, None]:
     """Within the block, the named loggers report errors only, and Python warnings are not shown."""
     levels = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -57,7 +57,7 @@ class _Clock:
     spent: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def counting(self, what: str) -> Iterator[None]:
+    def counting(self, what: str) -> Generator[None, None, None]:
         begun = time.monotonic()
         try:
             yield

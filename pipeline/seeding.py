@@ -1,7 +1,7 @@
 """Random numbers without hidden state: each use derives its own seed from the run's and from what it is for."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -24,7 +24,7 @@ def seed_global(seed: int, *parts: str | int) -> None:
 
 
 @contextmanager
-def seeded(seed: int, *parts: str | int) -> Iterator[None]:
+def seeded(seed: int, *parts: str | int) -> Generator[None, None, None]:
     """Within the block the global CPU generator, from which modules draw their first weights, is seeded by `derive`."""
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType] - torch leaves devices untyped
         seed_global(seed, *parts)

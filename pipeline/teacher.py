@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .artifact import Artifact
 from .data import Batch
-from .training import TrainingContext
+from .training import TrainingContext, move
 
 
 class Teacher:
@@ -25,8 +25,8 @@ class Teacher:
     def model(self, context: TrainingContext) -> nn.Module:
         """The teacher on the run's device, in eval mode, asking for no gradients."""
         if self._model is None:
-            model = deepcopy(self.artifact.model).eval().requires_grad_(requires_grad=False)
-            self._model = model.to(context.device, memory_format=torch.channels_last)
+            self._model = deepcopy(self.artifact.model).eval().requires_grad_(requires_grad=False)
+            move(self._model, context.device, torch.channels_last)
         return self._model
 
     def logits(self, batch: Batch, context: TrainingContext) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,7 +83,7 @@ class TrainingContext:
 
 
 class Objective(nn.Module):
-    """What a training lowers: weighted terms by name. Its own parameters, such as projectors, are trained and dropped."""
+    """What a training lowers: weighted terms by name. Its own parameters, such as projectors, are dropped after."""
 
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of the loss, each a scalar, of one batch on the device."""
@@ -109,6 +109,17 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def move(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> None:
+    """Bring a model's tensors to a device, those of four dimensions into the memory order, in place."""
+    model.to(device)
+    model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue] - torch's stub forgets this argument
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Its parameters and buffers by name."""
+    return cast(dict[str, Tensor], module.state_dict())
+
+
 def fit(
     model: nn.Module, objective: Objective, schedule: Schedule, context: TrainingContext, *, name: str = "train"
 ) -> None:
@@ -122,7 +133,7 @@ def fit(
     training = _Training(model, objective, schedule, context, name)
     training.resume()
     training.finish()
-    model.to("cpu", memory_format=torch.contiguous_format)
+    move(model, torch.device("cpu"), torch.contiguous_format)
     model.eval()
 
 
@@ -140,7 +151,8 @@ class _Training:
     def __init__(
         self, model: nn.Module, objective: Objective, schedule: Schedule, context: TrainingContext, name: str
     ) -> None:
-        self._model = model.to(context.device, memory_format=torch.channels_last)
+        move(model, context.device, torch.channels_last)
+        self._model = model
         self._objective = objective.to(context.device)
         self._schedule = schedule
         self._context = context
@@ -212,9 +224,9 @@ class _Training:
         self._objective.train()
         with context.autocast():
             terms = self._objective.terms(self._model, context.to_device(batch))
-        torch.stack([term.float() for term in terms.values()]).sum().backward()
+        torch.stack([term.float() for term in terms.values()]).sum().backward()  # pyright: ignore[reportUnknownMemberType]
         nn.utils.clip_grad_norm_(self._parameters, self._schedule.max_gradient_norm)
-        self._optimizer.step()
+        self._optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.append({key: term.detach() for key, term in terms.items()})
         self._step += 1
@@ -268,11 +280,7 @@ class _Training:
         """Continue from the checkpoint, if there is one."""
         if not self._checkpoint.exists():
             return
-        from safetensors import safe_open
-
-        with safe_open(self._checkpoint, framework="pt", device=str(self._context.device)) as file:
-            header = json.loads(file.metadata()["potstill"])
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        header, stored = _read(self._checkpoint, self._context.device)
         self._model.load_state_dict(_with_prefix(stored, "model."))
         self._objective.load_state_dict(_with_prefix(stored, "objective."))
         for number, parameter in enumerate(self._parameters):
@@ -287,10 +295,10 @@ class _Training:
     def _save(self) -> None:
         from safetensors.torch import save
 
-        tensors = {f"model.{key}": value for key, value in self._model.state_dict().items()}
-        tensors |= {f"objective.{key}": value for key, value in self._objective.state_dict().items()}
+        tensors = {f"model.{key}": value for key, value in state_of(self._model).items()}
+        tensors |= {f"objective.{key}": value for key, value in state_of(self._objective).items()}
         for number, parameter in enumerate(self._parameters):
-            buffer = self._optimizer.state[parameter].get("momentum_buffer")
+            buffer = cast(dict[str, Tensor], self._optimizer.state[parameter]).get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{number}"] = buffer
         # A step's gradient can be infinite although its loss was not; such weights must not become the last good ones.
@@ -303,6 +311,14 @@ class _Training:
         }
         whole = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
         write_atomically(self._checkpoint, save(whole, metadata={"potstill": json.dumps(header)}))
+
+
+def _read(checkpoint: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import safe_open
+
+    with cast(Any, safe_open)(checkpoint, framework="pt", device=str(device)) as file:
+        names: list[str] = file.keys()
+        return json.loads(file.metadata()["potstill"]), {name: file.get_tensor(name) for name in names}
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -57,11 +57,9 @@ class OnnxRuntimeTarget(Target):
 
     def audit(self, file: Path) -> Audit:
         """Every layer's precision after ONNX Runtime's own optimisation; raises nothing where the share is low."""
-        import onnx
-
         from ..audit import audited
 
-        return audited(onnx.load(file), optimized(file), self.min_int8_share)
+        return audited(_loaded(file), optimized(file), self.min_int8_share)
 
 
 def build(model: "ModelProto", folder: Path) -> Path:
@@ -79,12 +77,10 @@ def build(model: "ModelProto", folder: Path) -> Path:
 
 def optimized(file: Path) -> "ModelProto":
     """The graph that ONNX Runtime makes of a model file for this machine's CPU."""
-    import onnx
-
     with TemporaryDirectory() as folder:
         destination = Path(folder) / FILE
         _session(file, device="cpu", threads=1, optimized_file=destination)
-        return onnx.load(destination)
+        return _loaded(destination)
 
 
 class Engine:
@@ -197,15 +193,22 @@ def _session(file: Path, *, device: str, threads: int, optimized_file: Path | No
     return session
 
 
+def _loaded(file: Path) -> "ModelProto":
+    import onnx
+
+    return onnx.load(file)  # pyright: ignore[reportUnknownMemberType] - its formats are untyped
+
+
 def _onnxruntime() -> Any:
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingDependency(
             "the target onnxruntime needs ONNX Runtime: pip install onnxruntime. Without it, take the target out."
         ) from error
-    onnxruntime.set_default_logger_severity(FATAL)
-    return onnxruntime
+    package: Any = onnxruntime
+    package.set_default_logger_severity(FATAL)
+    return package
 
 
 def _shape(entry: Any) -> tuple[int | None, ...]:

@@ -7,7 +7,9 @@ from ..report import StepReport
 from . import wording
 from .svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
 
-LEFT, LABELS, TOP = 44.0, 96.0, 24.0
+LEFT, TOP = 44.0, 24.0
+MOST_LABELS = 140.0
+"""The widest that the labels at the lines' ends may get, in pixels."""
 LOSS, GAP, VALIDATION, BOTTOM = 110.0, 34.0, 62.0, 34.0
 LABEL_HEIGHT = 14.0
 LOGARITHMIC_FROM = 20.0
@@ -29,7 +31,7 @@ def training_curves(step: StepReport, width: float, key: str) -> Canvas:
     validation = tuple((each.epoch, 100 * each.validation) for each in step.curve if each.validation is not None)
     height = TOP + LOSS + BOTTOM + (GAP + VALIDATION if validation else 0)
     canvas = Canvas(width, height, f"Training of {step.name}", _description(step), key)
-    right = width - LABELS
+    right = width - 14 - min(MOST_LABELS, max(text_width(f"0.0000 {line.name}", 11) for line in losses))
     epochs = _epochs(step, right)
     _panel(canvas, "Loss", losses, epochs, TOP, TOP + LOSS)
     bottom = TOP + LOSS
@@ -48,7 +50,11 @@ def _loss_lines(step: StepReport) -> list[_Line]:
     if len(names) < 2:
         return [_Line(names[0] if names else "loss", total.values, total.css)]
     return [total] + [
-        _Line(name, tuple((each.epoch, each.terms[name]) for each in step.curve if name in each.terms), f"curve term-{index % DASHES}")
+        _Line(
+            name,
+            tuple((each.epoch, each.terms[name]) for each in step.curve if name in each.terms),
+            f"curve term-{index % DASHES}",
+        )
         for index, name in enumerate(names)
     ]
 
@@ -65,7 +71,7 @@ def _panel(canvas: Canvas, title: str, lines: Sequence[_Line], epochs: Scale, to
     logarithmic = min(values) > 0 and max(values) / min(values) > LOGARITHMIC_FROM
     upwards = scale_over(values, bottom - 4, top + 10, logarithmic=logarithmic)
     canvas.text(0, top - 8, title + (", logarithmic" if logarithmic else ""), "axis-title", size=11)
-    ticks = upwards.ticks(4)
+    ticks = upwards.ticks(max(3, int((bottom - top) / 26)))
     for value, text in zip(ticks, tick_texts(ticks), strict=True):
         canvas.line((LEFT, upwards(value)), (epochs.end + 6, upwards(value)), "grid")
         canvas.text(LEFT - 6, upwards(value) + 4, text, "tick", anchor="end", size=11)
@@ -87,7 +93,14 @@ def _end_labels(canvas: Canvas, lines: Sequence[_Line], upwards: Scale, left: fl
         name = shortened(line.name, canvas.width - left - text_width(value + " ", 11), 11)
         if abs(height - y) > 4:
             canvas.line((left - 8, y), (left - 2, height - 4), "leader")
-        canvas.text(left, height, f"{value} {name}".strip(), f"label {line.css.split()[-1]}", size=11, full=f"{value} {line.name}")
+        canvas.text(
+            left,
+            height,
+            f"{value} {name}".strip(),
+            f"label {line.css.split()[-1]}",
+            size=11,
+            full=f"{value} {line.name}",
+        )
 
 
 def _apart(heights: Sequence[float], top: float, bottom: float) -> list[float]:

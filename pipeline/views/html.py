@@ -64,6 +64,7 @@ def report_html(report: Report) -> str:
         curves=list(_curves(report.steps)),
         untrained=[step.name for step in report.steps if not step.curve],
         engines=report_tables.engines_table(report),
+        parity=report_tables.parity_table(report),
         latency=report_tables.latency_table("", [(each.target, each) for each in report.engines]),
         audited=engine,
         audit_sentence=report_tables.audit_sentence(engine.audit) if engine and engine.audit else "",
@@ -103,7 +104,9 @@ def short_label(label: str) -> str:
 
 
 def _waterfall(report: Report) -> Chart:
-    wide, narrow = (waterfall(report, width, f"waterfall-{name}") for name, width in (("wide", WIDE), ("narrow", NARROW)))
+    wide, narrow = (
+        waterfall(report, width, f"waterfall-{name}") for name, width in (("wide", WIDE), ("narrow", NARROW))
+    )
     return Chart(wide.markup(), narrow.markup())
 
 
@@ -114,7 +117,7 @@ def _point(step: StepReport) -> EnginePoint:
 def _curves(steps: Sequence[StepReport]) -> Iterator[tuple[str, str]]:
     for index, step in enumerate(steps):
         if step.curve:
-            canvas: Canvas = training_curves(step, 460, f"curve-{index}")
+            canvas: Canvas = training_curves(step, NARROW, f"curve-{index}")
             yield step.name, canvas.markup()
 
 

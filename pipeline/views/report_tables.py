@@ -123,7 +123,9 @@ def earned_table(report: Report) -> Table:
 
 def _earned_row(row: Earned) -> tuple[Cell, ...]:
     if row.speedup is None or row.accuracy is None or row.accuracy_since_teacher is None:
-        control = Cell(wording.ratio(row.step.timing.ratio), f"A/A check{AA_VERDICTS[row.step.timing.verdict]}", "quiet")
+        control = Cell(
+            wording.ratio(row.step.timing.ratio), f"A/A check{AA_VERDICTS[row.step.timing.verdict]}", "quiet"
+        )
         start = [Cell("–", tone="quiet")]
         return (Cell(row.step.name, "the baseline"), *start * 3, control, *start * 3)
     speedup = row.speedup
@@ -217,16 +219,13 @@ def _latency_row(name: str, threads: int, timing: Comparison, decimals: int) -> 
 
 
 def engines_table(report: Report) -> Table:
-    """The final artifact's engines: what they are and how true they are to the model."""
+    """The final artifact's engines."""
     columns = (
         words("Engine"),
         figures("Accuracy", "%"),
         figures("File", "kB"),
         figures("Peak memory", "MB"),
         figures("MACs in int8", "%"),
-        figures("Same predictions", "%"),
-        figures("Largest error", "relative"),
-        words("Parity rule"),
         words("File in the run"),
     )
     rows = tuple(
@@ -235,15 +234,46 @@ def engines_table(report: Report) -> Table:
             accuracy_cell(engine.accuracy),
             Cell(wording.kilobytes(engine.file_bytes)),
             memory_cell(engine),
-            Cell(wording.percent(engine.audit.int8_share)) if engine.audit else not_measured("not an int8 engine"),
-            Cell(wording.percent(engine.parity.agreement), f"of {engine.parity.samples:,}"),
-            Cell(f"{engine.parity.max_relative:.2g}", f"against the {engine.parity.reference}"),
-            Cell(engine.parity.limit, tone="plain" if engine.parity.passed else "bad"),
+            _int8_cell(engine),
             Cell(engine.file),
         )
         for engine in report.engines
     )
     return Table("The final engines", columns, rows)
+
+
+def _int8_cell(engine: EngineMeasurement) -> Cell:
+    if engine.audit is None:
+        return Cell("not audited", f"{engine.precision} engine", "quiet")
+    return Cell(wording.percent(engine.audit.int8_share))
+
+
+def parity_table(report: Report) -> Table:
+    """Whether each final engine computes what its model computes."""
+    columns = (
+        words("Engine"),
+        words("Against"),
+        figures("Samples"),
+        figures("Same predictions", "%"),
+        figures("Largest error", "absolute"),
+        figures("Largest error", "of largest output"),
+        words("Verdict"),
+        words("Rule"),
+    )
+    rows = tuple(
+        (
+            Cell(engine.target),
+            Cell(engine.parity.reference),
+            Cell(f"{engine.parity.samples:,}"),
+            Cell(wording.percent(engine.parity.agreement)),
+            Cell(f"{engine.parity.max_absolute:.2g}"),
+            Cell(f"{engine.parity.max_relative:.2g}"),
+            Cell("✓ passed", tone="good") if engine.parity.passed else Cell("✗ failed", tone="bad"),
+            Cell(engine.parity.limit),
+        )
+        for engine in report.engines
+    )
+    return Table("Parity with the model", columns, rows)
 
 
 def audited(report: Report) -> EngineMeasurement | None:
@@ -409,4 +439,5 @@ def tables_of(report: Report) -> Iterable[Table]:
     yield earned_table(report)
     yield steps_table(report)
     yield engines_table(report)
+    yield parity_table(report)
     yield latency_table("The final engines' latency", [(engine.target, engine) for engine in report.engines])

@@ -92,7 +92,15 @@ class Canvas:
         ElementTree.SubElement(self._root, "desc", {"id": description}).text = self.description
 
     def text(
-        self, x: float, y: float, text: str, css: str = "", *, anchor: Anchor = "start", size: float = FONT_SIZE, full: str = ""
+        self,
+        x: float,
+        y: float,
+        text: str,
+        css: str = "",
+        *,
+        anchor: Anchor = "start",
+        size: float = FONT_SIZE,
+        full: str = "",
     ) -> Box:
         """Write at a baseline; `full` is what a shortened text stands for."""
         element = self._add("text", css, x=x, y=y)

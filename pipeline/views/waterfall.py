@@ -120,7 +120,9 @@ def _speed_bar(canvas: Canvas, row: Earned, before: float, after: float, middle:
         canvas.line((after, middle - BAR / 2), (after, middle + BAR / 2), "mark")
         return
     css = {"faster": "gain", "slower": "loss"}.get(row.speedup.verdict, "even")
-    canvas.rectangle(Box(min(before, after), middle - BAR / 2, max(before, after, min(before, after) + 1), middle + BAR / 2), css)
+    canvas.rectangle(
+        Box(min(before, after), middle - BAR / 2, max(before, after, min(before, after) + 1), middle + BAR / 2), css
+    )
     canvas.line((after, middle - BAR / 2 - 3), (after, middle + BAR / 2 + 3), "mark")
 
 

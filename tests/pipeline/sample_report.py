@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic import JsonValue
+
 from potstill.export.measurement import (
     Accuracy,
     Audit,
@@ -19,7 +21,6 @@ from potstill.export.measurement import (
 from potstill.export.resampling import verdict_of
 from potstill.pipeline.journal import CurvePoint
 from potstill.pipeline.report import GoalResult, Report, StepReport
-from pydantic import JsonValue
 
 TEST_SAMPLES = 359
 TEACHER_P50_MS = 2.914
