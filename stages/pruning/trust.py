@@ -13,25 +13,32 @@ from .proof import prove
 def trusted(model: nn.Module, grouping: Grouping, inputs: Mapping[str, Tensor]) -> Grouping:
     """The grouping without the groups whose cut cannot be proven; those are left alone, with the reason.
 
-    Each is tried with half of its channels gone, and with a single one, which no `chunk` divides evenly. Where all of
-    them pass together, they are not tried alone.
+    Each is tried with half of its channels gone, and with a single one, which no `chunk` divides evenly. They are tried
+    together and, where that fails, in halves: few are bad, and a proof runs the model four times.
     """
-    if _problem(model, grouping.groups, inputs) is None:
-        return grouping
-    good: list[ChannelGroup] = []
-    bad: list[LeftAlone] = []
-    for group in grouping.groups:
-        problem = _problem(model, [group], inputs)
-        if problem is None:
-            good.append(group)
-        else:
-            bad.append(LeftAlone(group.layers, problem))
-    return replace(grouping, groups=tuple(good), left_alone=(*grouping.left_alone, *bad))
+    bad = _bad(model, grouping.groups, inputs)
+    good = tuple(group for group in grouping.groups if all(group is not other for other, _ in bad))
+    left_alone = tuple(LeftAlone(group.layers, problem) for group, problem in bad)
+    return replace(grouping, groups=good, left_alone=(*grouping.left_alone, *left_alone))
+
+
+def _bad(
+    model: nn.Module, groups: Sequence[ChannelGroup], inputs: Mapping[str, Tensor]
+) -> list[tuple[ChannelGroup, str]]:
+    problem = _problem(model, groups, inputs) if groups else None
+    if problem is None:
+        return []
+    if len(groups) == 1:
+        return [(groups[0], problem)]
+    middle = len(groups) // 2
+    return [*_bad(model, groups[:middle], inputs), *_bad(model, groups[middle:], inputs)]
 
 
 def _problem(model: nn.Module, groups: Sequence[ChannelGroup], inputs: Mapping[str, Tensor]) -> str | None:
-    for count in (lambda units: units // 2, lambda units: min(1, units - 1)):
-        kept = kept_channels(model, ((group, _weakest(group, count(len(group.scores)))) for group in groups))
+    halves = [(group, _weakest(group, len(group.scores) // 2)) for group in groups]
+    singles = [(group, _weakest(group, 1)) for group in groups if len(group.scores) > 1]
+    for removals in (halves, singles):
+        kept = kept_channels(model, removals)
         try:
             prove(model, cut(model, kept)[0], kept, inputs)
         except CutError as error:

@@ -1,10 +1,9 @@
-"""Facts about blueprints: what an edit makes of a layer, and what does not fit."""
+"""Facts about blueprints: edits change the structure only, compose, and refuse what they do not fit."""
 
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from potstill.pipeline.blueprint import (
@@ -15,107 +14,118 @@ from potstill.pipeline.blueprint import (
     LayerSize,
     Resize,
     factored,
+    layer_sizes,
+    size_of,
 )
 from potstill.pipeline.errors import ArtifactError
 from potstill.pipeline.models import BuiltInModel
 
+BLUEPRINT = Blueprint(
+    model=BuiltInModel(name="resnet", depth=8, width=8), input_shapes={"image": (1, 8, 8)}, num_classes=4
+)
+FACTORIZE = Factorize(layers={"layer3.0.conv1": Factors(kind="tucker2", ranks=(8, 16))})
+IMAGE = torch.zeros(2, 1, 8, 8)
 
-def blueprint(*edits: Any) -> Blueprint:
-    model = BuiltInModel(name="resnet", depth=8, width=8)
-    return Blueprint(model=model, input_shapes={"image": (1, 16, 16)}, num_classes=4, edits=edits)
+
+class TestEdits:
+    def test_compose_in_the_order_they_were_made(self) -> None:
+        fold = FoldBatchNorm(layers={"layer3.0.conv1.2": "layer3.0.bn1"})
+        resize = Resize(
+            layers={
+                "layer3.0.conv1.0": LayerSize(in_channels=16, out_channels=4),
+                "layer3.0.conv1.1": LayerSize(in_channels=4, out_channels=16),
+                "layer3.0.conv1.2": LayerSize(in_channels=16, out_channels=24),
+                "layer3.0.conv2": LayerSize(in_channels=24, out_channels=32),
+            }
+        )
+        blueprint = BLUEPRINT.with_edit(FACTORIZE).with_edit(fold).with_edit(resize)
+        model = blueprint.build().eval()
+        assert model(IMAGE).shape == (2, 4)
+        assert isinstance(model.get_submodule("layer3.0.bn1"), nn.Identity)
+        assert model.state_dict()["layer3.0.conv1.2.bias"].shape == (24,)
+
+    def test_survive_json(self) -> None:
+        blueprint = BLUEPRINT.with_edit(FACTORIZE)
+        assert Blueprint.model_validate_json(blueprint.model_dump_json()) == blueprint
+
+    def test_leave_the_blueprint_they_were_added_to_as_it_was(self) -> None:
+        BLUEPRINT.with_edit(FACTORIZE)
+        assert BLUEPRINT.edits == ()
+
+    @pytest.mark.parametrize(
+        ("edit", "named"),
+        [
+            (Resize(layers={"layer9.conv1": LayerSize(in_channels=1, out_channels=1)}), "layer9.conv1"),
+            (Resize(layers={"relu": LayerSize(in_channels=1, out_channels=1)}), "`relu`, a ReLU"),
+            (Factorize(layers={"bn1": Factors(kind="svd", ranks=(2,))}), "`bn1`, a BatchNorm2d"),
+            (Factorize(layers={"conv1": Factors(kind="svd", ranks=(2,))}), "`conv1`, a Conv2d"),
+            (Factorize(layers={"linear": Factors(kind="tucker2", ranks=(2, 2))}), "`linear`, a Linear"),
+            (FoldBatchNorm(layers={"conv1": "bn7"}), "bn7"),
+            (FoldBatchNorm(layers={"conv1": "relu"}), "`relu`, a ReLU"),
+            (FoldBatchNorm(layers={"relu": "bn1"}), "`relu`, a ReLU"),
+        ],
+    )
+    def test_that_do_not_fit_the_model_are_named(self, edit: Any, named: str) -> None:
+        with pytest.raises(ArtifactError, match=named):
+            BLUEPRINT.with_edit(edit).build()
 
 
-class TestResize:
-    def test_a_layer_changes_its_size_and_nothing_else(self) -> None:
-        layer = nn.Conv2d(8, 16, (3, 1), stride=2, padding=(1, 0), dilation=2, bias=False, padding_mode="reflect")
+class TestResizing:
+    @pytest.mark.parametrize(
+        ("layer", "size", "sample"),
+        [
+            (
+                nn.Conv2d(8, 8, 3, 2, 1, 2, groups=2, padding_mode="reflect"),
+                LayerSize(in_channels=4, out_channels=6, groups=2),
+                (2, 4, 9, 9),
+            ),
+            (nn.Conv1d(8, 8, 3, bias=False), LayerSize(in_channels=4, out_channels=6), (2, 4, 9)),
+            (
+                nn.ConvTranspose2d(8, 8, 3, 2, output_padding=1, groups=4),
+                LayerSize(in_channels=4, out_channels=6, groups=2),
+                (2, 4, 5, 5),
+            ),
+            (nn.Linear(8, 8), LayerSize(in_channels=4, out_channels=6), (2, 4)),
+            (nn.BatchNorm2d(8, eps=0.1, affine=False), LayerSize(in_channels=0, out_channels=6), (2, 6, 3, 3)),
+            (nn.InstanceNorm1d(8, affine=True), LayerSize(in_channels=0, out_channels=6), (2, 6, 3)),
+            (nn.PReLU(8), LayerSize(in_channels=0, out_channels=6), (2, 6, 3)),
+        ],
+    )
+    def test_keeps_every_other_setting(self, layer: nn.Module, size: LayerSize, sample: tuple[int, ...]) -> None:
         model = nn.Sequential(layer)
-        Resize(layers={"0": LayerSize(in_channels=4, out_channels=12)}).apply(model)
+        Resize(layers={"0": size}).apply(model)
         resized = model[0]
-        assert isinstance(resized, nn.Conv2d)
-        assert resized.weight.shape == (12, 4, 3, 1)
-        for setting in ("kernel_size", "stride", "padding", "dilation", "bias", "padding_mode"):
-            assert getattr(resized, setting) == getattr(layer, setting)
-        same = nn.Conv2d(4, 12, (3, 1), stride=2, padding=(1, 0), dilation=2, bias=False, padding_mode="reflect")
-        same.load_state_dict(resized.state_dict())
-        inputs = torch.randn(2, 4, 9, 9)
-        assert torch.equal(resized(inputs), same(inputs))
-
-    def test_a_depthwise_layer_keeps_one_group_a_channel(self) -> None:
-        model = nn.Sequential(nn.Conv2d(16, 16, 3, groups=16))
-        Resize(layers={"0": LayerSize(in_channels=8, out_channels=8, groups=8)}).apply(model)
-        assert model[0].weight.shape == (8, 1, 3, 3)
-        assert model(torch.randn(1, 8, 5, 5)).shape == (1, 8, 3, 3)
-
-    def test_a_norm_keeps_its_settings(self) -> None:
-        model = nn.Sequential(nn.BatchNorm2d(16, eps=0.5, momentum=0.2))
-        Resize(layers={"0": LayerSize(in_channels=0, out_channels=8)}).apply(model)
-        norm = model[0]
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert (norm.num_features, norm.eps, norm.momentum) == (8, 0.5, 0.2)
-        assert {name: tuple(tensor.shape) for name, tensor in norm.state_dict().items()} == {
-            "weight": (8,),
-            "bias": (8,),
-            "running_mean": (8,),
-            "running_var": (8,),
-            "num_batches_tracked": (),
+        assert layer_sizes(model) == {"0": size}
+        assert type(resized) is type(layer)
+        assert resized(torch.zeros(sample)).shape[1] == 6
+        sizes = {
+            "in_channels",
+            "out_channels",
+            "groups",
+            "in_features",
+            "out_features",
+            "num_features",
+            "num_parameters",
         }
+        for name, value in vars(layer).items():
+            if not name.startswith("_") and name not in sizes:
+                assert getattr(resized, name) == value
 
-    def test_a_module_without_channels_is_refused(self) -> None:
-        with pytest.raises(ArtifactError, match="`relu`, a ReLU"):
-            blueprint(Resize(layers={"relu": LayerSize(in_channels=8, out_channels=8)})).build()
+    def test_is_not_for_layers_whose_tensors_have_other_names(self) -> None:
+        assert size_of(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))) is None
+        assert size_of(nn.LayerNorm(4)) is None
 
 
 class TestFactored:
-    def test_the_bias_is_in_the_last_factor_and_the_stride_in_the_spatial_one(self) -> None:
-        layer = nn.Conv2d(16, 24, 3, stride=2, padding=1)
-        first, core, last = factored(layer, Factors(kind="tucker2", ranks=(4, 8)), "layer")
-        assert [tuple(part.weight.shape) for part in (first, core, last)] == [
-            (4, 16, 1, 1),
-            (8, 4, 3, 3),
-            (24, 8, 1, 1),
-        ]
-        assert [part.stride for part in (first, core, last)] == [(1, 1), (2, 2), (1, 1)]
-        assert [part.bias is not None for part in (first, core, last)] == [False, False, True]
+    def test_bias_comes_last_and_stride_at_the_core(self) -> None:
+        layer = nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        first, core, last = factored(layer, Factors(kind="tucker2", ranks=(8, 8)), "layer")
+        assert (first.stride, core.stride, last.stride) == ((1, 1), (2, 2), (1, 1))
+        assert (first.bias, core.bias) == (None, None)
+        assert last.bias is not None
 
-    @pytest.mark.parametrize("ranks", [(16, 8), (4, 24), (16, 24)])
-    def test_a_full_rank_needs_no_factor(self, ranks: tuple[int, int]) -> None:
-        parts = factored(nn.Conv2d(16, 24, 3), Factors(kind="tucker2", ranks=ranks), "layer")
-        assert len(parts) == 1 + (ranks[0] < 16) + (ranks[1] < 24)
-        assert [part.bias is not None for part in parts] == [False] * (len(parts) - 1) + [True]
-
-    def test_a_kind_that_is_not_for_the_layer_is_refused(self) -> None:
-        with pytest.raises(ArtifactError, match="`layer`, a Linear, by tucker2"):
-            factored(nn.Linear(4, 4), Factors(kind="tucker2", ranks=(2, 2)), "layer")
-
-
-class TestBlueprint:
-    def test_edits_are_applied_in_their_order(self) -> None:
-        folded_then_factorized = blueprint(
-            FoldBatchNorm(layers={"conv1": "bn1"}),
-            Resize(
-                layers={
-                    "layer1.0.conv1": LayerSize(in_channels=8, out_channels=4),
-                    "layer1.0.bn1": LayerSize(in_channels=0, out_channels=4),
-                    "layer1.0.conv2": LayerSize(in_channels=4, out_channels=8),
-                }
-            ),
-            Factorize(layers={"layer1.0.conv2": Factors(kind="tucker2", ranks=(2, 3))}),
-        )
-        model = folded_then_factorized.build()
-        assert isinstance(model.get_submodule("bn1"), nn.Identity)
-        assert model.get_parameter("conv1.bias").shape == (8,)
-        assert model.get_parameter("layer1.0.conv2.0.weight").shape == (2, 4, 1, 1)
-        assert model(torch.randn(3, 1, 16, 16)).shape == (3, 4)
-
-    def test_it_comes_back_from_json_as_it_was(self) -> None:
-        original = blueprint().with_edit(Factorize(layers={"linear": Factors(kind="svd", ranks=(2,))}))
-        assert Blueprint.model_validate_json(original.model_dump_json()) == original
-
-    def test_an_edit_of_a_layer_that_is_gone_says_that_the_code_has_changed(self) -> None:
-        with pytest.raises(ArtifactError, match=r"`layer9\.conv`.*code of the model has changed"):
-            blueprint(Factorize(layers={"layer9.conv": Factors(kind="svd", ranks=(2,))})).build()
-
-    def test_an_unknown_edit_is_refused(self) -> None:
-        text = blueprint().model_dump_json().replace('"edits":[]', '"edits":[{"edit":"shrink","layers":{}}]')
-        with pytest.raises(ValidationError, match="shrink"):
-            Blueprint.model_validate_json(text)
+    def test_a_full_rank_has_no_factor(self) -> None:
+        layer = nn.Conv2d(16, 32, 3)
+        assert len(factored(layer, Factors(kind="tucker2", ranks=(16, 8)), "layer")) == 2
+        (core,) = factored(layer, Factors(kind="tucker2", ranks=(16, 32)), "layer")
+        assert core.bias is not None

@@ -1,55 +1,53 @@
-"""Facts about the cost of models, counted by hand."""
+"""Facts about what a model costs, against torch's own counter and against loops on paper."""
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from potstill.pipeline.cost import macs, macs_by_layer, num_parameters
+from potstill.pipeline.networks.resnet import ResNet
+
+
+def test_macs_are_half_of_the_flops_that_torch_counts() -> None:
+    model = ResNet(num_blocks=1, width=8, shortcut="conv", in_channels=3, num_classes=5).eval()
+    image = torch.zeros(1, 3, 16, 16)
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    assert 2 * macs(model, {"image": image}) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(
     ("layer", "shape", "expected"),
     [
-        pytest.param(nn.Linear(6, 5), (6,), 6 * 5, id="linear"),
-        pytest.param(nn.Linear(6, 5), (7, 6), 7 * 6 * 5, id="linear over a sequence"),
-        pytest.param(nn.Conv2d(3, 8, 3, padding=1), (3, 10, 12), 10 * 12 * 3 * 8 * 9, id="convolution"),
-        pytest.param(nn.Conv2d(3, 8, 3, stride=2), (3, 9, 9), 4 * 4 * 3 * 8 * 9, id="with a stride"),
-        pytest.param(nn.Conv2d(8, 8, 3, padding=1, groups=4), (8, 5, 5), 5 * 5 * 8 * 2 * 9, id="grouped"),
-        pytest.param(nn.Conv2d(8, 8, 3, padding=1, groups=8), (8, 5, 5), 5 * 5 * 8 * 9, id="depthwise"),
-        pytest.param(nn.Conv1d(3, 4, 5), (3, 9), 5 * 3 * 4 * 5, id="one-dimensional"),
-        pytest.param(nn.ConvTranspose2d(3, 4, 2, stride=2), (3, 5, 5), 5 * 5 * 3 * 4 * 4, id="transposed"),
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (1, 4, 8, 8), 4 * 4 * 6 * 2 * 9),
+        (nn.Conv1d(4, 6, 5), (1, 4, 9), 5 * 6 * 4 * 5),
+        (nn.ConvTranspose2d(4, 6, 2, stride=2), (1, 4, 8, 8), 8 * 8 * 4 * 6 * 4),
+        (nn.Linear(4, 6), (1, 7, 4), 7 * 4 * 6),
     ],
 )
-def test_a_layer_costs_its_multiplications_for_one_sample(
-    layer: nn.Module, shape: tuple[int, ...], expected: int
-) -> None:
-    assert macs_by_layer(nn.Sequential(layer), {"x": torch.zeros(3, *shape)}) == {"0": expected}
+def test_a_layer_costs_its_weights_at_every_position(layer: nn.Module, shape: tuple[int, ...], expected: int) -> None:
+    assert macs_by_layer(nn.Sequential(layer), {"x": torch.zeros(shape)}) == {"0": expected}
 
 
-def test_a_layer_that_runs_twice_counts_twice_and_one_that_never_runs_is_not_listed() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.idle = nn.Linear(4, 4), nn.Linear(4, 4)
+def test_the_batch_does_not_count() -> None:
+    model = nn.Sequential(nn.Linear(4, 6))
+    assert macs(model, {"x": torch.zeros(32, 4)}) == macs(model, {"x": torch.zeros(1, 4)}) == 24
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.used(self.used(x))
 
-    model, inputs = Twice(), {"x": torch.zeros(2, 4)}
-    assert macs_by_layer(model, inputs) == {"used": 32}
-    assert macs(model, inputs) == 32
+def test_a_layer_counts_as_often_as_it_runs() -> None:
+    layer = nn.Linear(4, 4)
+    assert macs_by_layer(nn.Sequential(layer, layer), {"x": torch.zeros(1, 4)}) == {"0": 32}
+
+
+def test_counting_leaves_mode_and_statistics_as_they_were() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    macs(model, {"x": torch.ones(2, 1, 3, 3)})
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_shared_parameters_count_once() -> None:
-    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
-    second.weight = first.weight
-    assert num_parameters(nn.Sequential(first, second)) == 16
-
-
-def test_counting_leaves_the_model_as_it_was() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    macs(model, {"x": torch.randn(4, 1, 5, 5)})
-    assert model.training
-    assert not model[0]._forward_hooks
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    layer = nn.Linear(4, 4)
+    assert num_parameters(nn.Sequential(layer, layer)) == 20

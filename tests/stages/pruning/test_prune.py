@@ -17,6 +17,7 @@ from potstill.pipeline.errors import StageError
 from potstill.pipeline.models import BuiltInModel
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.prune import Budget, Prune
+from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
 
@@ -186,7 +187,7 @@ class TestLeavingAlone:
         cut = {path for path, count in written(pruned).items() if count != before[path]}
         assert cut
         assert all(path.endswith((".conv1", ".bn1")) and path.startswith("layer") for path in cut)
-        assert "conv1, bn1, layer1.0.conv2" in str(context.journal.facts["left alone"])
+        assert "conv1, bn1, layer1.0.bn2, layer2.0.bn2, layer3.0.bn2" in str(context.journal.facts["left alone"])
 
     def test_halves_that_must_stay_equal_are_not_cut(self, zoo_artifact: ZooArtifact, new_context: NewContext) -> None:
         context = new_context()
@@ -197,7 +198,7 @@ class TestLeavingAlone:
     def test_a_layer_norm_keeps_its_width(self, zoo_artifact: ZooArtifact, new_context: NewContext) -> None:
         context = new_context()
         pruned = prune({"parameters": 0.9}).run(zoo_artifact("layer_normed"), context)
-        assert written(pruned) == {"embed": 32, "hidden": 24, "linear": 4}
+        assert written(pruned) == {"embed": 32, "hidden": 32, "linear": 4}
         assert "LayerNorm, whose channels cannot be taken out" in str(context.journal.facts["left alone"])
 
     def test_a_layer_that_stands_at_two_places_is_not_cut(
@@ -234,3 +235,16 @@ class TestRefusing:
         assert stage.recover.epochs == 0
         with pytest.raises(StageError):
             stage.run(zoo_artifact("without_layers"), new_context())
+
+
+def test_a_quantized_artifact_is_pruned_and_its_grids_found_anew(
+    new_artifact: NewArtifact, new_context: NewContext, data: Dataset, tmp_path: Path
+) -> None:
+    artifact = new_artifact(width=16)
+    quantized = Quantize(recover=UNTRAINED).run(artifact, new_context())
+    pruned = prune({"macs": 0.5}).run(quantized, new_context())
+    assert pruned.quantization is not None
+    assert pruned.quantization.weights == quantized.quantization.weights  # pyright: ignore
+    assert pruned.quantization.activations != quantized.quantization.activations  # pyright: ignore
+    assert macs(pruned.model, data.example()) <= 0.5 * macs(artifact.model, data.example())
+    pruned.save(tmp_path, data.example())
