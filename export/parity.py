@@ -20,16 +20,18 @@ BATCH_SIZE = 64
 FLOAT_LIMIT = 1e-4
 """Of the largest output. Other orders of summation cost about 1e-6 in float32; a wrong weight or operator far more."""
 
-INT8_MEAN_LIMIT = 0.05
+INT8_MEAN_LIMIT = 0.03
 """Of the outputs' standard deviation, for the mean difference. A sum that falls on the other side of a rounding moves
-one code by one step, and later layers carry that on: a fraction of a percent in trained networks. Saturating kernels,
-wrong scales or weights move whole layers by many steps."""
+one code by one step, and later layers carry that on: measured were 0.0001 to 0.007 in ResNets of 8 and 20 layers and
+0.016 in one of 56. Saturating kernels moved the same networks by 0.02 to 0.17, wrong scales or weights by more."""
 
 INT8_AGREEMENT = 0.99
-"""Of the samples whose prediction does not hang on a rounding."""
+"""Of the samples whose prediction does not hang on a rounding; measured were 1.0, and 0.88 to 0.98 where kernels
+saturated in trained networks."""
 
-NEAR_TIE = 0.1
-"""Two highest outputs closer than this share of the standard deviation: a step of one code can change the winner."""
+NEAR_TIE = 0.05
+"""Two highest outputs closer than this share of the standard deviation: two steps of the last grid can change the
+winner, which in these networks were 0.03 to 0.05."""
 
 
 def parity_of(engine: Engine, reference: nn.Module, split: Split, precision: str) -> Parity:
@@ -103,4 +105,4 @@ def _outputs(engine: Engine, reference: nn.Module, split: Split) -> tuple[Array,
 def _margin(outputs: Array) -> Array:
     """How far the highest output of each sample is above the next one."""
     top = np.sort(outputs, axis=1)[:, -2:]
-    return cast(Array, top[:, 1] - top[:, 0])
+    return top[:, 1] - top[:, 0]

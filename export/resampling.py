@@ -12,8 +12,9 @@ SEED = 0
 """Of the bootstrap's draws, so that the same samples always give the same interval."""
 
 NOISE_FLOOR = 0.03
-"""A smaller difference of medians is no difference, however sure the interval is: two processes that run the very same
-file differ by so much, because memory is laid out anew in each, and that no resampling of their samples can see."""
+"""A smaller difference of medians is no difference, however sure the interval is: memory is laid out anew in each
+process, and that no resampling of its samples can see. Two processes that ran the very same file differed by up to
+1.5 % where the interval was narrow (32 A/A runs on a busy machine, none with a verdict); this is twice that."""
 
 OUTLIER_DEVIATIONS = 5.0
 MAD_TO_DEVIATION = 1.4826

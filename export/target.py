@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from .measurement import Audit
 
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 FLOAT, INT8 = "fp32", "int8"
 
 
-class Target(BaseModel, ABC):
+class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     """One entry of `targets:`. A subclass in a module of `runtimes/` needs no registration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     runtime: str
     device: str

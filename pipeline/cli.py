@@ -156,6 +156,9 @@ def check(
 @_told
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their report.json.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FOLDER", help="Write compare.md and compare.html here, too.")
+    ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Set runs side by side.
@@ -163,9 +166,23 @@ def compare(
     Says which differences are within noise.
 
     \b
-    potstill compare runs/digits runs/digits-wide
+    potstill compare runs/digits runs/digits-wide --output compared
     """
-    raise NotImplementedError
+    from .files import write_atomically
+    from .report import Report
+    from .storage_errors import storage_errors
+    from .views.compare import compare as comparison_of
+    from .views.compare_views import comparison_html, comparison_markdown, print_comparison
+
+    comparison = comparison_of([(path, Report.load(path)) for path in runs])
+    print_comparison(comparison)
+    if output is not None:
+        pages = {"compare.md": comparison_markdown(comparison), "compare.html": comparison_html(comparison)}
+        with storage_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
+            for name, text in pages.items():
+                write_atomically(output / name, text.encode())
+        typer.echo(f"comparison: {output / 'compare.html'}")
 
 
 @app.command(name="list")

@@ -114,7 +114,7 @@ class Report(Value):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a run's folder or its ``report.json``; raises UsageError when it cannot be read or is of a newer version."""
+        """Read a run's folder or its ``report.json``; UsageError when it is unreadable or of a newer version."""
         file = path / FILE if path.is_dir() else path
         try:
             text = file.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from .data import Batch, Dataset, Split
@@ -28,10 +28,8 @@ LOSS_CHECK_STEPS = 20
 """How often the losses are looked at: each look makes the device wait for itself."""
 
 
-class Schedule(BaseModel):
+class Schedule(BaseModel, frozen=True, extra="forbid"):
     """How long and how fast to train: SGD with Nesterov momentum, linear warm-up, cosine decay to zero."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: Annotated[int, Field(ge=0)]
     """Passes over the training split; 0 trains nothing."""

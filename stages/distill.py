@@ -37,7 +37,7 @@ Student = Annotated[
 ]
 
 
-class Distill(Stage, Schedule, Distillation):
+class Distill(Stage, Schedule, Distillation, frozen=True, extra="forbid"):
     """Train a new, smaller student on the teacher's knowledge and the labels."""
 
     stage: Literal["distill"] = "distill"

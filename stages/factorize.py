@@ -21,7 +21,7 @@ class KeptEnergy(BaseModel):
     """The share of a weight's squared Frobenius norm that its factors keep at least."""
 
 
-class Factorize(Stage):
+class Factorize(Stage, frozen=True, extra="forbid"):
     """Split layers into low-rank factors, SVD or Tucker-2, where that saves work, and distil the teacher again."""
 
     stage: Literal["factorize"] = "factorize"  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe

@@ -57,7 +57,7 @@ class Budget(BaseModel):
         return self._given()[self.measure]
 
 
-class Prune(Stage):
+class Prune(Stage, frozen=True, extra="forbid"):
     """Cut the least important channels until a budget of MACs, parameters or channels is met, and distil again."""
 
     stage: Literal["prune"] = "prune"  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe

@@ -13,7 +13,7 @@ from .recovery import Recovery, recover
 from .stage import Context, Stage
 
 
-class Quantize(Stage):
+class Quantize(Stage, frozen=True, extra="forbid"):
     """Fold batch norms, place int8 quantizers, calibrate them, and distil the teacher under them."""
 
     stage: Literal["quantize"] = "quantize"

@@ -13,7 +13,7 @@ from .knowledge.objective import Distillation, DistillationObjective
 from .stage import Context
 
 
-class Recovery(Schedule, Distillation):
+class Recovery(Schedule, Distillation, frozen=True, extra="forbid"):
     """A short distillation after a compression; `epochs: 0` leaves the compressed weights as they are."""
 
     epochs: Annotated[int, Field(ge=0)] = 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.errors import StageError
@@ -34,10 +34,8 @@ class Context(TrainingContext):
         return self.teacher
 
 
-class Stage(BaseModel, ABC):
+class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     """One step of a recipe; its fields are its YAML keys. A subclass in a module of this package is found by itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     name: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] = None

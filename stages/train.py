@@ -9,7 +9,7 @@ from ..pipeline.training import Schedule, TaskObjective, fit
 from .stage import Context, Stage
 
 
-class Train(Stage, Schedule):
+class Train(Stage, Schedule, frozen=True, extra="forbid"):
     """Train on the labels alone: as the first stage of a recipe without teacher weights, it makes the teacher."""
 
     stage: Literal["train"] = "train"

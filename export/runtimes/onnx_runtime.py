@@ -36,12 +36,12 @@ FATAL = 4
 """ONNX Runtime's log level for nothing but crashes: what goes wrong is raised as well, and would be said twice."""
 
 
-class OnnxRuntimeTarget(Target):
+class OnnxRuntimeTarget(Target, frozen=True, extra="forbid"):
     """ONNX Runtime, one engine file being a plain ONNX model that any program may load."""
 
     runtime: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu"] = "cpu"
-    precision: Annotated[tuple[Literal["fp32", "int8"], ...], Field(min_length=1)] = ("fp32",)  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe
+    precision: Annotated[tuple[Literal["fp32", "int8"], ...], Field(min_length=1)] = ("fp32",)
 
     def check(self) -> None:
         """Raise MissingDependency when ONNX Runtime is not installed."""

@@ -1,12 +1,12 @@
 """Several runs side by side, and which of their differences are within noise."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 from ...export.measurement import Comparison, EngineMeasurement, Machine
 from ...export.resampling import NOISE_FLOOR
@@ -106,7 +106,7 @@ class RunComparison:
 
     def different_settings(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Every setting in which the recipes differ: its path, and its value in each run, ``–`` where it has none."""
-        flat = [dict(_settings(yaml.safe_load(run.report.recipe))) for run in self.runs]
+        flat = [_recipe_settings(run) for run in self.runs]
         paths = dict.fromkeys(path for settings in flat for path in settings)
         rows = ((path, tuple(settings.get(path, "–") for settings in flat)) for path in paths)
         return tuple((path, values) for path, values in rows if len(set(values)) > 1)
@@ -161,23 +161,31 @@ def _drift(report: Report) -> float:
     return max(p50s) / min(p50s) - 1
 
 
-def _settings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _recipe_settings(run: Run) -> dict[str, str]:
+    try:
+        return dict(_settings(yaml.safe_load(run.report.recipe)))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{run.path}: the recipe in its report is not YAML ({error}); run it again") from error
+
+
+def _settings(value: JsonValue, path: str = "") -> Iterator[tuple[str, str]]:
     """The leaves of a recipe; stages go by their names, so that an added one does not shift all others."""
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
-            yield from _settings(item, f"{path}.{key}" if path else str(key))  # pyright: ignore[reportUnknownArgumentType]
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):  # pyright: ignore[reportUnknownVariableType]
-        for index, item in enumerate(value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _settings(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
             yield from _settings(item, f"{path}.{_item_name(item, index)}")
     else:
         yield path, str(value)
 
 
-def _item_name(item: object, index: int) -> str:
-    if isinstance(item, Mapping):
+def _item_name(item: JsonValue, index: int) -> str:
+    if isinstance(item, dict):
         for key in ("name", "stage"):
-            if isinstance(item.get(key), str):  # pyright: ignore[reportUnknownMemberType]
-                return str(item[key])  # pyright: ignore[reportUnknownArgumentType]
+            name = item.get(key)
+            if isinstance(name, str):
+                return name
     return str(index)
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from ...export.measurement import EngineMeasurement
+from ...export.resampling import NOISE_FLOOR
 from . import wording
-from .compare import AgainstFirst, Run, RunComparison
-from .report_tables import (
+from .compare import AgainstFirst, Run, RunComparison, hardware
+from .engine_tables import (
     accuracy_cell,
     memory_cell,
     p50_cell,
@@ -96,7 +97,10 @@ def _final_row(comparison: RunComparison, run: Run, decimals: int) -> tuple[Cell
     latency = step.timing.candidate
     return (
         Cell(run.label, f"{len(run.report.steps)} steps"),
-        Cell(run.final.target, f"batch {latency.batch}, {threads_words(run.final.threads)}, n\u00a0=\u00a0{latency.samples:,}"),
+        Cell(
+            run.final.target,
+            f"batch {latency.batch}, {threads_words(run.final.threads)}, n\u00a0=\u00a0{latency.samples:,}",
+        ),
         accuracy_cell(run.final.accuracy),
         _on_machine(p50_cell(latency, decimals), comparison, run),
         _on_machine(p99_cell(latency, decimals), comparison, run),
@@ -112,8 +116,6 @@ def machine_mark(comparison: RunComparison, run: Run) -> str:
     """Such as ``machine 2``; empty where all runs are of one machine."""
     if comparison.same_machine:
         return ""
-    from .compare import hardware
-
     seen = list(dict.fromkeys(hardware(each.report.machine) for each in comparison.runs))
     return f"machine {seen.index(hardware(run.report.machine)) + 1}"
 
@@ -137,10 +139,11 @@ def differences_table(comparison: RunComparison) -> Table:
         figures("File", "smaller"),
     )
     note = (
-        f"Final engines against {first.label}. Accuracy: Newcombe's interval of a difference (1998). Latency: intervals of "
-        "both medians, combined on logarithms (Zou and Donner 2008). The runs were measured in different sessions, so "
-        f"a difference counts only beyond {100 * comparison.noise_floor:.1f} %: the same teacher file, timed anew beside "
-        f"every step, moved by up to {100 * comparison.drift:.1f} % within a run."
+        f"Final engines against {first.label}, 95 % intervals. Accuracy: Newcombe's interval of a difference (1998), "
+        "which takes the test samples for independent. Latency: intervals of both medians, combined on logarithms (Zou "
+        "and Donner 2008). The runs were measured in different sessions, so a difference counts only beyond "
+        f"{100 * comparison.noise_floor:.1f} %: the same teacher file, timed anew beside every step, moved by up to "
+        f"{100 * comparison.drift:.1f} % within a run, and under {100 * NOISE_FLOOR:.0f} % nothing counts."
     )
     rows = tuple(_difference_row(each) for each in comparison.against_first())
     return Table(f"Against {first.label}", columns, rows, note)

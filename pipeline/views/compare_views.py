@@ -2,7 +2,6 @@
 
 from typing import IO
 
-from ..report import Report
 from . import compare_tables, wording
 from .compare import Run, RunComparison
 from .html import NARROW, WIDE, Chart, render, scatter_chart
@@ -50,7 +49,7 @@ def comparison_html(comparison: RunComparison) -> str:
         differences=compare_tables.differences_table(comparison),
         goals=compare_tables.goals_table(comparison),
         scatter=scatter_chart(_points(comparison), "compare"),
-        waterfalls=[(run.label, _waterfall(run.report, run.letter)) for run in comparison.runs if run.report.steps[1:]],
+        waterfalls=[(run.label, _waterfall(run, comparison)) for run in comparison.runs if run.report.steps[1:]],
         steps=compare_tables.steps_table(comparison),
         engines=compare_tables.engines_table(comparison),
         settings=compare_tables.settings_table(comparison),
@@ -75,9 +74,13 @@ def _points(comparison: RunComparison) -> list[EnginePoint]:
 def _point(run: Run, index: int, series: int) -> EnginePoint:
     step = run.report.steps[index]
     number = step.name.partition("-")[0].lstrip("0") or str(index + 1)
-    return EnginePoint(f"{run.letter}{number}", step.engine.accuracy, step.timing.candidate, series)
+    mark = f"{run.letter}{number}"
+    return EnginePoint(mark, mark, step.engine.accuracy, step.timing.candidate, series)
 
 
-def _waterfall(report: Report, letter: str) -> Chart:
-    wide, narrow = (waterfall(report, width, f"waterfall-{letter}-{width:.0f}") for width in (WIDE, NARROW))
+def _waterfall(run: Run, comparison: RunComparison) -> Chart:
+    reports = [each.report for each in comparison.runs]
+    wide, narrow = (
+        waterfall(run.report, width, f"waterfall-{run.letter}-{width:.0f}", reports) for width in (WIDE, NARROW)
+    )
     return Chart(wide.markup(), narrow.markup())

@@ -104,7 +104,7 @@ def _end_labels(canvas: Canvas, lines: Sequence[_Line], upwards: Scale, left: fl
 
 
 def _apart(heights: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Rising baselines at least one label apart, within the bounds as far as there is room, near where they should be."""
+    """Rising baselines near the given heights, a label apart, within the bounds as far as there is room."""
     moved: list[float] = []
     for height in heights:
         least = moved[-1] + LABEL_HEIGHT if moved else top

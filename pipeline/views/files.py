@@ -6,7 +6,7 @@ from .markdown import report_markdown
 
 
 def report_files(report: Report) -> dict[str, str]:
-    """Their texts by their names: ``report.json``, from which the others can be made again, and the two that people read."""
+    """Their texts by their names: ``report.json``, the source, and the two that people read."""
     return {
         FILE: report.model_dump_json(indent=1) + "\n",
         "report.md": report_markdown(report),

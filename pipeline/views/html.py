@@ -1,15 +1,15 @@
 """The report as one page that needs nothing but itself: no network, no scripts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..report import Report, StepReport
-from . import report_tables, wording
+from . import engine_tables, report_tables, wording
 from .curves import training_curves
 from .fact_tables import fact_tables
-from .scatter import EnginePoint, labels_fit, scatter
+from .scatter import EnginePoint, scatter
 from .svg import Canvas
 from .tables import Table
 from .waterfall import waterfall
@@ -46,7 +46,8 @@ class StepSection:
 
 def report_html(report: Report) -> str:
     """The whole page."""
-    engine = report_tables.audited(report)
+    engine = engine_tables.audited(report)
+    points = [_point(step) for step in report.steps]
     return render(
         "report.html.jinja",
         report=report,
@@ -58,17 +59,17 @@ def report_html(report: Report) -> str:
         waterfall=_waterfall(report) if len(report.steps) > 1 else None,
         earned=report_tables.earned_table(report),
         steps=report_tables.steps_table(report),
-        step_latency=report_tables.latency_table("", [(step.name, step.engine) for step in report.steps]),
-        scatter=scatter_chart([_point(step) for step in report.steps], "scatter"),
-        legend=[(step.name[:2], step.name) for step in report.steps],
+        step_latency=engine_tables.latency_table("", [(step.name, step.engine) for step in report.steps]),
+        scatter=scatter_chart(points, "scatter"),
+        legend=[step.name for step in report.steps],
         curves=list(_curves(report.steps)),
         untrained=[step.name for step in report.steps if not step.curve],
-        engines=report_tables.engines_table(report),
-        parity=report_tables.parity_table(report),
-        latency=report_tables.latency_table("", [(each.target, each) for each in report.engines]),
+        engines=engine_tables.engines_table(report),
+        parity=engine_tables.parity_table(report),
+        latency=engine_tables.latency_table("", [(each.target, each) for each in report.engines]),
         audited=engine,
-        audit_sentence=report_tables.audit_sentence(engine.audit) if engine and engine.audit else "",
-        audit=report_tables.audit_table(engine.audit) if engine and engine.audit else None,
+        audit_sentence=engine_tables.audit_sentence(engine.audit) if engine and engine.audit else "",
+        audit=engine_tables.audit_table(engine.audit) if engine and engine.audit else None,
         facts=[StepSection(step.name, tuple(fact_tables(step.facts))) for step in report.steps if step.facts],
         run=report_tables.run_table(report),
         machine=report_tables.machine_table(report.machine),
@@ -91,16 +92,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def scatter_chart(points: Sequence[EnginePoint], key: str) -> Chart:
-    """With names where they have room, with their first characters where they have not."""
-    short = [replace(point, label=short_label(point.label)) for point in points]
-    wide = scatter(points if labels_fit(points, WIDE) else short, WIDE, 420, f"{key}-wide")
-    narrow = scatter(points if labels_fit(points, NARROW) else short, NARROW, 320, f"{key}-narrow")
+    """Accuracy against latency in both forms."""
+    wide, narrow = scatter(points, WIDE, 420, f"{key}-wide"), scatter(points, NARROW, 320, f"{key}-narrow")
     return Chart(wide.markup(), narrow.markup())
-
-
-def short_label(label: str) -> str:
-    """The number of a step such as ``02-distill``."""
-    return label.partition("-")[0]
 
 
 def _waterfall(report: Report) -> Chart:
@@ -111,7 +105,7 @@ def _waterfall(report: Report) -> Chart:
 
 
 def _point(step: StepReport) -> EnginePoint:
-    return EnginePoint(step.name, step.engine.accuracy, step.timing.candidate)
+    return EnginePoint(step.name, step.name.partition("-")[0], step.engine.accuracy, step.timing.candidate)
 
 
 def _curves(steps: Sequence[StepReport]) -> Iterator[tuple[str, str]]:
@@ -124,14 +118,15 @@ def _curves(steps: Sequence[StepReport]) -> Iterator[tuple[str, str]]:
 def _tiles(report: Report) -> Iterator[Tile]:
     headline = report.headline
     teacher, final, timing = headline.teacher.engine, headline.final.engine, headline.timing
-    decimals = wording.decimals_for((timing.baseline.p50_ms, timing.candidate.p50_ms))
+    p50s = (timing.baseline.p50_ms, timing.candidate.p50_ms)
+    before, after = (wording.plain(p50, wording.decimals_for(p50s)) for p50 in p50s)
     verdict = "" if timing.verdict == "faster" else f"{timing.verdict}; "
     yield Tile(
         "Speed",
         wording.ratio_in_words(timing.ratio),
-        f"p50 {wording.plain(timing.baseline.p50_ms, decimals)} → {wording.plain(timing.candidate.p50_ms, decimals)} ms",
+        f"p50 {before} → {after} ms",
         f"{verdict}95 % interval {wording.interval(timing.interval, 2)}; batch {timing.batch}, "
-        f"{report_tables.threads_words(final.threads)}, n\u00a0=\u00a0{timing.candidate.samples:,}",
+        f"{engine_tables.threads_words(final.threads)}, n\u00a0=\u00a0{timing.candidate.samples:,}",
     )
     change = headline.accuracy
     noise = "" if change.significant else "within noise; "

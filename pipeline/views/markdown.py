@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ..report import Report, StepReport
-from . import report_tables
+from . import engine_tables, report_tables
 from .fact_tables import fact_tables
 from .tables import Cell, Column, Table
 
@@ -18,11 +18,11 @@ def _parts(report: Report) -> Iterator[str]:
     yield escaped(report_tables.headline_sentence(report))
     for table in report_tables.tables_of(report):
         yield table_markdown(table)
-    engine = report_tables.audited(report)
+    engine = engine_tables.audited(report)
     if engine is not None and engine.audit is not None:
         yield f"## Precision audit: {escaped(engine.target)}"
-        yield escaped(report_tables.audit_sentence(engine.audit))
-        yield table_markdown(report_tables.audit_table(engine.audit), level=3)
+        yield escaped(engine_tables.audit_sentence(engine.audit))
+        yield table_markdown(engine_tables.audit_table(engine.audit), level=3)
     for step in report.steps:
         yield from _step_parts(step)
     yield "## Recipe"

@@ -1,25 +1,28 @@
 """What a report says, as tables and sentences."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
-from ...export.measurement import (
-    P99_SAMPLES,
-    Accuracy,
-    Audit,
-    Comparison,
-    EngineMeasurement,
-    Interval,
-    Latency,
-    LayerPrecision,
-    Machine,
-)
+from ...export.measurement import P99_SAMPLES, Comparison, Machine
 from ..differences import AccuracyChange
 from ..progress import duration_text
 from ..report import Earned, Report, StepReport
 from . import wording
+from .engine_tables import (
+    NO_CHANGE,
+    accuracy_cell,
+    engines_table,
+    latency_table,
+    memory_cell,
+    p50_cell,
+    p99_cell,
+    parity_table,
+    ratio_detail,
+    samples_words,
+    speedup_cell,
+    threads_words,
+    tone_of,
+)
 from .tables import Cell, Table, Tone, cells, figures, not_measured, words
-
-NO_CHANGE = "no significant difference"
 
 AA_VERDICTS = {NO_CHANGE: ", noise", "faster": ", FAILED", "slower": ", FAILED"}
 """An engine that comes out faster or slower than itself says that the machine was not quiet."""
@@ -89,14 +92,14 @@ def goals_table(report: Report) -> Table:
     rows = tuple(
         (
             Cell(goal.goal),
-            Cell(f"{goal.limit:g}"),
-            Cell(f"{goal.value:.6g}") if goal.value is not None else not_measured(""),
             Cell("✓ met", tone="good") if goal.met else Cell("✗ missed", tone="bad"),
+            Cell(f"{goal.limit:g}"),
+            Cell(f"{goal.value:.4g}") if goal.value is not None else not_measured(""),
             Cell(goal.sentence.partition(": ")[2] or goal.sentence),
         )
         for goal in report.goals
     )
-    columns = (words("Goal"), figures("Asked"), figures("Reached"), words("Verdict"), words("In words"))
+    columns = (words("Goal"), words("Verdict"), figures("Asked"), figures("Reached"), words("In words"))
     return Table("Goals", columns, rows)
 
 
@@ -118,6 +121,11 @@ def earned_table(report: Report) -> Table:
         "total speedup by bootstrap, of the others by Newcombe's square-and-add rule. "
         "“Noise” marks what may be chance."
     )
+    if report.steps[0].timing.verdict != NO_CHANGE:
+        note += (
+            " The A/A check failed: the teacher's engine came out faster or slower than itself, so the machine was not "
+            "quiet while it was timed."
+        )
     return Table("What each step earned", columns, tuple(_earned_row(row) for row in report.earned), note)
 
 
@@ -133,7 +141,7 @@ def _earned_row(row: Earned) -> tuple[Cell, ...]:
         Cell(row.step.name),
         _accuracy_change_cell(row.accuracy),
         _accuracy_change_cell(row.accuracy_since_teacher),
-        Cell(wording.ratio(speedup.ratio), _ratio_detail(speedup.interval, speedup.verdict), tone_of(speedup.verdict)),
+        Cell(wording.ratio(speedup.ratio), ratio_detail(speedup.interval, speedup.verdict), tone_of(speedup.verdict)),
         speedup_cell(row.step.timing),
         *cells(wording.ratio(value) for value in (row.file_ratio, row.parameters_ratio, row.macs_ratio)),
     )
@@ -181,128 +189,6 @@ def _step_row(step: StepReport, decimals: int) -> tuple[Cell, ...]:
     )
 
 
-def latency_table(title: str, engines: Sequence[tuple[str, EngineMeasurement]]) -> Table:
-    """Every engine at every batch size, with everything that was found about its latency."""
-    decimals = wording.decimals_for(each.candidate.p50_ms for _, engine in engines for each in engine.latency)
-    columns = (
-        words("Engine"),
-        figures("Batch"),
-        figures("Threads"),
-        figures("n"),
-        figures("p50", "ms"),
-        figures("p90", "ms"),
-        figures("p99", "ms"),
-        figures("Mean", "ms"),
-        figures("Throughput", "samples/s"),
-        figures("Outliers"),
-        figures("Speedup", "to teacher's fp32"),
-    )
-    rows = tuple(
-        _latency_row(name, engine.threads, timing, decimals) for name, engine in engines for timing in engine.latency
-    )
-    return Table(title, columns, rows)
-
-
-def _latency_row(name: str, threads: int, timing: Comparison, decimals: int) -> tuple[Cell, ...]:
-    latency = timing.candidate
-    return (
-        Cell(name),
-        *cells((str(latency.batch), str(threads), f"{latency.samples:,}")),
-        p50_cell(latency, decimals),
-        Cell(wording.plain(latency.p90_ms, decimals)),
-        p99_cell(latency, decimals),
-        Cell(wording.plain(latency.mean_ms, decimals)),
-        Cell(wording.plain(latency.throughput, 0)),
-        Cell(str(latency.outliers)),
-        speedup_cell(timing),
-    )
-
-
-def engines_table(report: Report) -> Table:
-    """The final artifact's engines."""
-    columns = (
-        words("Engine"),
-        figures("Accuracy", "%"),
-        figures("File", "kB"),
-        figures("Peak memory", "MB"),
-        figures("MACs in int8", "%"),
-        words("File in the run"),
-    )
-    rows = tuple(
-        (
-            Cell(engine.target),
-            accuracy_cell(engine.accuracy),
-            Cell(wording.kilobytes(engine.file_bytes)),
-            memory_cell(engine),
-            _int8_cell(engine),
-            Cell(engine.file),
-        )
-        for engine in report.engines
-    )
-    return Table("The final engines", columns, rows)
-
-
-def _int8_cell(engine: EngineMeasurement) -> Cell:
-    if engine.audit is None:
-        return Cell("not audited", f"{engine.precision} engine", "quiet")
-    return Cell(wording.percent(engine.audit.int8_share))
-
-
-def parity_table(report: Report) -> Table:
-    """Whether each final engine computes what its model computes."""
-    columns = (
-        words("Engine"),
-        words("Against"),
-        figures("Samples"),
-        figures("Same predictions", "%"),
-        figures("Largest error", "absolute"),
-        figures("Largest error", "of largest output"),
-        words("Verdict"),
-        words("Rule"),
-    )
-    rows = tuple(
-        (
-            Cell(engine.target),
-            Cell(engine.parity.reference),
-            Cell(f"{engine.parity.samples:,}"),
-            Cell(wording.percent(engine.parity.agreement)),
-            Cell(f"{engine.parity.max_absolute:.2g}"),
-            Cell(f"{engine.parity.max_relative:.2g}"),
-            Cell("✓ passed", tone="good") if engine.parity.passed else Cell("✗ failed", tone="bad"),
-            Cell(engine.parity.limit),
-        )
-        for engine in report.engines
-    )
-    return Table("Parity with the model", columns, rows)
-
-
-def audited(report: Report) -> EngineMeasurement | None:
-    """The final engine whose layers are listed: the first one that was asked for int8."""
-    return next((engine for engine in report.engines if engine.audit is not None), None)
-
-
-def audit_sentence(audit: Audit) -> str:
-    """How much runs in int8, and how much had to."""
-    num_int8 = sum(layer.precision == "int8" for layer in audit.layers)
-    asked = "" if audit.min_int8_share is None else f"; at least {wording.percent(audit.min_int8_share)} % was asked"
-    return (
-        f"{num_int8} of {len(audit.layers)} convolutions and linear layers run in int8, "
-        f"{wording.percent(audit.int8_share)} % of the multiply-accumulates{asked}."
-    )
-
-
-def audit_table(audit: Audit) -> Table:
-    """Each layer of the graph as the runtime executes it."""
-    columns = (words("Layer"), words("Operator"), words("Precision"), figures("MACs", "one sample"), words("Reason"))
-    return Table("Layers", columns, tuple(_audit_row(layer) for layer in audit.layers))
-
-
-def _audit_row(layer: LayerPrecision) -> tuple[Cell, ...]:
-    precision = Cell(layer.precision, tone="plain" if layer.precision == "int8" else "bad")
-    reason = f"runs as {layer.reason}" if layer.precision == "int8" else layer.reason
-    return (Cell(layer.name), Cell(layer.kind), precision, Cell(f"{layer.macs:,}"), Cell(reason))
-
-
 def machine_table(machine: Machine) -> Table:
     """Where the numbers were taken."""
     return Table("Machine", (words("Fact"), words("Value")), tuple(cells(row) for row in _machine_facts(machine)))
@@ -343,8 +229,8 @@ def method_sentences(report: Report) -> tuple[str, ...]:
     return (
         "Accuracy is the engine's own, over the whole test split; its interval is Wilson's (1927), 95 %.",
         "Latency is host-synchronous: one call after another, each engine in a process of its own. Candidate and "
-        "teacher's fp32 engine take turns on the same machine, so that what slows one slows the other; intervals of p50 "
-        "and of the speedup are 95 % block bootstrap. n counts timed calls; outliers are counted, never dropped.",
+        "teacher's fp32 engine take turns on the same machine, so that what slows one slows the other; intervals of "
+        "p50 and of the speedup are 95 % block bootstrap. n counts timed calls; outliers are counted, never dropped.",
         f"A p99 is given from {P99_SAMPLES:,} calls on. A difference inside its interval, or under 3 %, is called "
         f"“{NO_CHANGE}”. The teacher's row compares its engine with itself, which shows the noise.",
         "Differences of accuracy have Newcombe's interval (1998, method 10), which takes the samples for independent. "
@@ -352,59 +238,10 @@ def method_sentences(report: Report) -> tuple[str, ...]:
     )
 
 
-def accuracy_cell(accuracy: Accuracy) -> Cell:
-    """In percent, with its interval."""
-    return Cell(wording.percent(accuracy.value), wording.interval(accuracy.interval, 2, 100))
-
-
-def p50_cell(latency: Latency, decimals: int) -> Cell:
-    """The median in milliseconds, with its interval."""
-    return Cell(wording.plain(latency.p50_ms, decimals), wording.interval(latency.p50_interval, decimals))
-
-
-def p99_cell(latency: Latency, decimals: int) -> Cell:
-    """In milliseconds, where there were enough samples."""
-    if latency.p99_ms is None:
-        return not_measured(f"{latency.samples:,} of {P99_SAMPLES:,} samples")
-    return Cell(wording.plain(latency.p99_ms, decimals))
-
-
-def memory_cell(engine: EngineMeasurement) -> Cell:
-    """Of the process that runs the engine, in megabytes."""
-    if engine.peak_memory_bytes is None:
-        return not_measured("the system does not tell")
-    return Cell(wording.megabytes(engine.peak_memory_bytes))
-
-
-def speedup_cell(timing: Comparison) -> Cell:
-    """To the teacher's engine, with interval and verdict."""
-    return Cell(wording.ratio(timing.ratio), _ratio_detail(timing.interval, timing.verdict), tone_of(timing.verdict))
-
-
-def _ratio_detail(values: Interval, verdict: str) -> str:
-    return wording.interval(values, 2) + (", noise" if verdict == NO_CHANGE else "")
-
-
-def tone_of(verdict: str) -> Tone:
-    """How a verdict on latency is to look."""
-    tones: dict[str, Tone] = {"faster": "good", "slower": "bad"}
-    return tones.get(verdict, "quiet")
-
-
 def _accuracy_change_cell(change: AccuracyChange, unit: str = "") -> Cell:
     noise = "" if change.significant else ", noise"
     tone: Tone = ("good" if change.value > 0 else "bad") if change.significant else "plain"
     return Cell(wording.points(change.value) + unit, wording.points_interval(change.interval) + noise, tone)
-
-
-def samples_words(accuracy: Accuracy) -> str:
-    """How many samples a share is of."""
-    return f"{accuracy.count:,} test samples"
-
-
-def threads_words(threads: int) -> str:
-    """Such as ``1 thread``."""
-    return f"{threads} thread{'' if threads == 1 else 's'}"
 
 
 def _speed_words(timing: Comparison) -> str:
@@ -431,7 +268,7 @@ def _size_words(file_ratio: float | None) -> str:
     return f"{wording.ratio_in_words(1 / file_ratio)} larger"
 
 
-def tables_of(report: Report) -> Iterable[Table]:
+def tables_of(report: Report) -> Iterator[Table]:
     """The tables that every view shows, in the order in which a reader asks."""
     yield headline_table(report)
     if report.goals:

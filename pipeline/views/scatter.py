@@ -3,15 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ...export.measurement import Accuracy, Latency
-from .labels import placed_labels
-from .svg import Box, Canvas, Scale, scale_over, text_width, tick_texts
+from .labels import Placed, placed_labels
+from .svg import Box, Canvas, Scale, scale_over, tick_texts
 
 LOGARITHMIC_FROM = 3.0
 """A wider spread of latencies than this is drawn by logarithm: equal factors, equal distances."""
 PIECE = 8.0
 """Pixels between the boxes along a line: less than any label is high."""
+NAMES_FROM = 560.0
+"""Narrower drawings show the short names, which a list beside them explains."""
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 26.0, 44.0
 
 
@@ -19,7 +22,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 26.0, 44.0
 class EnginePoint:
     """One engine in the chart."""
 
-    label: str
+    name: str
+    short: str
+    """Stands for the name where that has no room."""
     accuracy: Accuracy
     latency: Latency
     series: int = 0
@@ -36,7 +41,7 @@ def pareto_front(points: Sequence[EnginePoint]) -> list[EnginePoint]:
 
 
 def scatter(points: Sequence[EnginePoint], width: float, height: float, key: str) -> Canvas:
-    """The chart in a given size; the labels are those of the points, wherever there is room."""
+    """The chart in a given size, with names where all of them have room."""
     canvas = Canvas(width, height, "Accuracy against latency", _description(points), key)
     plot = Box(LEFT, TOP, width - RIGHT, height - BOTTOM)
     across, upwards = _scales(points, plot)
@@ -97,9 +102,14 @@ def _whiskers(canvas: Canvas, point: EnginePoint, across: Scale, upwards: Scale)
 def _labels(
     canvas: Canvas, points: Sequence[EnginePoint], plot: Box, across: Scale, upwards: Scale, crossed: Sequence[Box]
 ) -> None:
-    dots = [(across(each.latency.p50_ms), upwards(100 * each.accuracy.value), each.label) for each in points]
+    dots = [(across(each.latency.p50_ms), upwards(100 * each.accuracy.value)) for each in points]
     room = Box(plot.left + 2, plot.top - 8, plot.right + RIGHT - 2, plot.bottom - 2)
-    for (x, y, _), label in zip(dots, placed_labels(dots, room, crossed=crossed), strict=True):
+    labels: list[Placed | None] = [None]
+    if canvas.width >= NAMES_FROM:
+        labels = placed_labels([(*dot, each.name) for dot, each in zip(dots, points, strict=True)], room, crossed)
+    if None in labels:
+        labels = placed_labels([(*dot, each.short) for dot, each in zip(dots, points, strict=True)], room, crossed)
+    for (x, y), label in zip(dots, labels, strict=True):
         if label is None:
             continue
         if label.led:
@@ -111,7 +121,7 @@ def _labels(
 def _staircase(front: Sequence[tuple[float, float]], plot: Box) -> list[tuple[float, float]]:
     """Right of and below its corners, an engine would be beaten in both."""
     corners = [(front[0][0], plot.bottom), front[0]]
-    for (_, before), (x, y) in zip(front, front[1:], strict=False):
+    for (_, before), (x, y) in pairwise(front):
         corners += [(x, before), (x, y)]
     return [*corners, (plot.right, front[-1][1])]
 
@@ -119,7 +129,7 @@ def _staircase(front: Sequence[tuple[float, float]], plot: Box) -> list[tuple[fl
 def _boxes_along(points: Sequence[tuple[float, float]]) -> list[Box]:
     """Small boxes strung along a line, which may run at a slant."""
     boxes: list[Box] = []
-    for (x1, y1), (x2, y2) in zip(points, points[1:], strict=False):
+    for (x1, y1), (x2, y2) in pairwise(points):
         pieces = max(1, round(math.hypot(x2 - x1, y2 - y1) / PIECE))
         for piece in range(pieces + 1):
             x, y = x1 + (x2 - x1) * piece / pieces, y1 + (y2 - y1) * piece / pieces
@@ -129,12 +139,6 @@ def _boxes_along(points: Sequence[tuple[float, float]]) -> list[Box]:
 
 def _description(points: Sequence[EnginePoint]) -> str:
     told = "; ".join(
-        f"{point.label}: {100 * point.accuracy.value:.2f} percent at {point.latency.p50_ms:.3g} ms" for point in points
+        f"{point.name}: {100 * point.accuracy.value:.2f} percent at {point.latency.p50_ms:.3g} ms" for point in points
     )
     return f"Engines with 95 % intervals, and the Pareto front. {told}."
-
-
-def labels_fit(points: Sequence[EnginePoint], width: float) -> bool:
-    """Whether names, and not only numbers, have room in a chart this wide."""
-    longest = max(text_width(point.label) for point in points)
-    return longest < (width - LEFT - RIGHT) / 3

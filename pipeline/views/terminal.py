@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
 from ..report import Report
-from . import report_tables
+from . import engine_tables, report_tables
 from .tables import Cell, Column, Table, Tone
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
         earned = report_tables.earned_table(report)
         yield table_view(earned.only("Step", "Accuracy", "Accuracy in total", "Speedup", "Speedup in total"))
     if len(report.engines) > 1 or any(len(engine.latency) > 1 for engine in report.engines):
-        latency = report_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
+        latency = engine_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
         yield table_view(latency.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup"))
-    engine = report_tables.audited(report)
+    engine = engine_tables.audited(report)
     if engine is not None and engine.audit is not None:
-        yield Text(f"{engine.target}: {report_tables.audit_sentence(engine.audit)}")
+        yield Text(f"{engine.target}: {engine_tables.audit_sentence(engine.audit)}")
         for layer in engine.audit.layers:
             if layer.precision == "float":
                 yield Text(f"  float: {layer.name} ({layer.kind}, {layer.macs:,} MACs): {layer.reason}", style="red")

@@ -27,15 +27,19 @@ class _Layout:
     """Whether names and figures stand above the bars, for want of width."""
 
 
-def waterfall(report: Report, width: float, key: str) -> Canvas:
-    """Bars on a logarithmic axis, so that a bar's length is its factor, beside the changes of accuracy with intervals."""
+def waterfall(report: Report, width: float, key: str, beside: Sequence[Report] = ()) -> Canvas:
+    """Bars on a logarithmic axis, so that a bar's length is its factor, beside the changes of accuracy with intervals.
+
+    The axes also hold what the reports `beside` it need, so that their charts can be read against each other.
+    """
     rows = report.earned
     layout = _layout(rows, width)
     top = 46.0 if not layout.stacked else 40.0
     canvas = Canvas(width, top + layout.row * len(rows) + 34, "What each step earned", _description(report), key)
     bottom = top + layout.row * len(rows)
-    speeds = scale_over([*_speeds(rows), 1.5], *layout.latency, logarithmic=True)
-    changes = _accuracy_scale(rows, layout.accuracy)
+    shown = [rows, *(other.earned for other in beside)]
+    speeds = scale_over([1.5, *(speed for each in shown for speed in _speeds(each))], *layout.latency, logarithmic=True)
+    changes = _accuracy_scale([row for each in shown for row in each], layout.accuracy)
     _heads(canvas, layout, rows[0].step.timing.candidate.batch)
     _axis(canvas, speeds, top, bottom, 5 if not layout.stacked else 3)
     _axis(canvas, changes, top, bottom, 4 if not layout.stacked else 3)
@@ -50,9 +54,10 @@ def waterfall(report: Report, width: float, key: str) -> Canvas:
 def _layout(rows: Sequence[Earned], width: float) -> _Layout:
     if width < NARROW_BELOW:
         split = round(width * 0.58)
-        return _Layout((4, split), split, (split + 22, width - 8), width, 58.0, split - 100, stacked=True)
+        figures = max(text_width(_figure(row)) for row in rows)
+        return _Layout((4, split), split, (split + 22, width - 8), width, 58.0, split - figures - 8, stacked=True)
     names = min(max(text_width(row.step.name) for row in rows) + 14, width * 0.24)
-    figures, gap = 150.0, 26.0
+    figures, gap = max(150.0, *(text_width(_figure(row)) + 12 for row in rows)), 26.0
     bars = width - names - 1.6 * figures - gap
     first = names + bars * 0.58
     second = first + figures + gap
@@ -73,10 +78,11 @@ def _accuracy_scale(rows: Sequence[Earned], pixels: tuple[float, float]) -> Scal
 
 
 def _heads(canvas: Canvas, layout: _Layout, batch: int) -> None:
-    canvas.text(layout.latency[0], 12, "Speed", "axis-title")
+    left = 0 if layout.stacked else layout.latency[0]
+    canvas.text(left, 12, "Speed", "axis-title")
     canvas.text(layout.accuracy[0], 12, "Accuracy", "axis-title")
     log = "× teacher, logarithmic" if layout.stacked else f"teacher's p50 over the step's at batch {batch}, logarithmic"
-    canvas.text(layout.latency[0], 28, log, "tick", size=11)
+    canvas.text(left, 28, log, "tick", size=11)
     if not layout.stacked:
         canvas.text(layout.latency_text, 28, "by the step → in total", "tick", anchor="end", size=11)
         canvas.text(layout.accuracy_text, 28, "by the step", "tick", anchor="end", size=11)
@@ -106,13 +112,17 @@ def _row(
     along, changes = scales
     after, before = along(speeds[index]), along(speeds[max(0, index - 1)])
     _speed_bar(canvas, row, before, after, middle)
-    text = "baseline"
-    if row.speedup is not None:
-        text = f"{wording.ratio(row.speedup.ratio)} → {wording.ratio(speeds[index])}"
-    canvas.text(layout.latency_text, baseline, text, "figure", anchor="end")
+    canvas.text(layout.latency_text, baseline, _figure(row), "figure", anchor="end")
     if row.accuracy is not None:
         _accuracy_whisker(canvas, row.accuracy, changes, middle)
         canvas.text(layout.accuracy_text, baseline, wording.points(row.accuracy.value), "figure", anchor="end")
+
+
+def _figure(row: Earned) -> str:
+    """By what the step sped up, and to what."""
+    if row.speedup is None:
+        return "baseline"
+    return f"{wording.ratio(row.speedup.ratio)} → {wording.ratio(row.step.timing.ratio)}"
 
 
 def _speed_bar(canvas: Canvas, row: Earned, before: float, after: float, middle: float) -> None:

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from ...pipeline.data import Batch
@@ -15,11 +15,7 @@ from .matching import Taps, matched_ends, output_shapes, require_layers
 from .response import soft_targets
 
 
-class _Term(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SoftTargets(_Term):
+class SoftTargets(BaseModel, frozen=True, extra="forbid"):
     """The teacher's softened outputs (Hinton et al. 2015)."""
 
     temperature: Annotated[float, Field(gt=0)] = 4.0
@@ -27,14 +23,14 @@ class SoftTargets(_Term):
     """Multiplies T²·KL."""
 
 
-class LayerPair(_Term):
+class LayerPair(BaseModel, frozen=True, extra="forbid"):
     """Two layers by module path."""
 
     student: str
     teacher: str
 
 
-class Hint(_Term):
+class Hint(BaseModel, frozen=True, extra="forbid"):
     """The teacher's feature maps (FitNets, Romero et al. 2015), through projectors that are dropped afterwards."""
 
     layers: Literal["auto"] | tuple[LayerPair, ...] = "auto"
@@ -43,7 +39,7 @@ class Hint(_Term):
     """Multiplies the mean squared error."""
 
 
-class Knowledge(_Term):
+class Knowledge(BaseModel, frozen=True, extra="forbid"):
     """One entry of a `knowledge:` list: the name of a method and its settings."""
 
     kd: SoftTargets | None = None
@@ -57,10 +53,8 @@ class Knowledge(_Term):
         return self
 
 
-class Distillation(BaseModel):
+class Distillation(BaseModel, frozen=True, extra="forbid"):
     """What a training learns from: the teacher's knowledge, and the task itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     knowledge: tuple[Knowledge, ...] = (Knowledge(kd=SoftTargets()),)
     task_weight: Annotated[float, Field(ge=0)] = 0.1

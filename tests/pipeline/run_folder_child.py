@@ -89,9 +89,9 @@ def hold_with_a_worker(folder: Path) -> None:
     with RunFolder.open(folder):
         worker = os.fork()
         if worker == 0:
+            print(os.getpid(), flush=True)  # by itself: from here on it has let go of the lock
             time.sleep(600)
             os._exit(0)
-        print(worker, flush=True)
         time.sleep(600)
 
 

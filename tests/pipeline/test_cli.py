@@ -99,6 +99,13 @@ def test_ctrl_c_ends_with_130_and_says_how_to_continue(
     assert "interrupted; the same command continues from here" in capsys.readouterr().err
 
 
+def test_compare_says_which_path_holds_no_report(capsys: Output, tmp_path: Path) -> None:
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error
+    assert "Traceback" not in error
+
+
 @pytest.mark.parametrize(
     ("kind", "names"),
     [

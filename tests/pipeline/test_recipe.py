@@ -170,10 +170,8 @@ goal: 3
         ]
 
     @pytest.mark.parametrize("key", ["name", "data", "teacher", "stages", "targets", "teacher.model", "stages.0"])
-    @pytest.mark.parametrize("value", ["3", "text", "[1]", "{a: 1}", "null", "true"])
+    @pytest.mark.parametrize("value", ["3", "te xt", "[1]", "{a: 1}", "null", "true"])
     def test_any_value_of_a_wrong_type_is_told_at_its_key(self, key: str, value: str, written: Path) -> None:
-        if (key, value) == ("name", "text"):
-            pytest.skip("a sound name")
         lines = problems(written, f"{key}={value}")
         assert all(line.startswith(f"--set {key}={value}") for line in lines)
         assert not any("a list, got a list" in line or "{'" in line for line in lines)

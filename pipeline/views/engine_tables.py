@@ -1,0 +1,190 @@
+"""What is said of engines: cells and tables that reports and comparisons share."""
+
+from collections.abc import Sequence
+
+from ...export.measurement import (
+    P99_SAMPLES,
+    Accuracy,
+    Audit,
+    Comparison,
+    EngineMeasurement,
+    Interval,
+    Latency,
+    LayerPrecision,
+)
+from ..report import Report
+from . import wording
+from .tables import Cell, Table, Tone, cells, figures, not_measured, words
+
+NO_CHANGE = "no significant difference"
+
+
+def latency_table(title: str, engines: Sequence[tuple[str, EngineMeasurement]]) -> Table:
+    """Every engine at every batch size, with everything that was found about its latency."""
+    decimals = wording.decimals_for(each.candidate.p50_ms for _, engine in engines for each in engine.latency)
+    columns = (
+        words("Engine"),
+        figures("Batch"),
+        figures("Threads"),
+        figures("n"),
+        figures("p50", "ms"),
+        figures("p90", "ms"),
+        figures("p99", "ms"),
+        figures("Mean", "ms"),
+        figures("Throughput", "samples/s"),
+        figures("Outliers"),
+        figures("Speedup", "to teacher's fp32"),
+    )
+    rows = tuple(
+        _latency_row(name, engine.threads, timing, decimals) for name, engine in engines for timing in engine.latency
+    )
+    return Table(title, columns, rows)
+
+
+def _latency_row(name: str, threads: int, timing: Comparison, decimals: int) -> tuple[Cell, ...]:
+    latency = timing.candidate
+    return (
+        Cell(name),
+        *cells((str(latency.batch), str(threads), f"{latency.samples:,}")),
+        p50_cell(latency, decimals),
+        Cell(wording.plain(latency.p90_ms, decimals)),
+        p99_cell(latency, decimals),
+        Cell(wording.plain(latency.mean_ms, decimals)),
+        Cell(wording.plain(latency.throughput, 0)),
+        Cell(str(latency.outliers)),
+        speedup_cell(timing),
+    )
+
+
+def engines_table(report: Report) -> Table:
+    """The final artifact's engines."""
+    columns = (
+        words("Engine"),
+        figures("Accuracy", "%"),
+        figures("File", "kB"),
+        figures("Peak memory", "MB"),
+        figures("MACs in int8", "%"),
+        words("File in the run"),
+    )
+    rows = tuple(
+        (
+            Cell(engine.target),
+            accuracy_cell(engine.accuracy),
+            Cell(wording.kilobytes(engine.file_bytes)),
+            memory_cell(engine),
+            _int8_cell(engine),
+            Cell(engine.file),
+        )
+        for engine in report.engines
+    )
+    return Table("The final engines", columns, rows)
+
+
+def _int8_cell(engine: EngineMeasurement) -> Cell:
+    if engine.audit is None:
+        return Cell("not audited", f"{engine.precision} engine", "quiet")
+    return Cell(wording.percent(engine.audit.int8_share))
+
+
+def parity_table(report: Report) -> Table:
+    """Whether each final engine computes what its model computes."""
+    columns = (
+        words("Engine"),
+        words("Against"),
+        figures("Samples"),
+        figures("Same predictions", "%"),
+        figures("Largest error", "absolute"),
+        figures("Largest error", "of largest output"),
+        words("Verdict"),
+        words("Rule"),
+    )
+    rows = tuple(
+        (
+            Cell(engine.target),
+            Cell(engine.parity.reference),
+            Cell(f"{engine.parity.samples:,}"),
+            Cell(wording.percent(engine.parity.agreement)),
+            Cell(f"{engine.parity.max_absolute:.2g}"),
+            Cell(f"{engine.parity.max_relative:.2g}"),
+            Cell("✓ passed", tone="good") if engine.parity.passed else Cell("✗ failed", tone="bad"),
+            Cell(engine.parity.limit),
+        )
+        for engine in report.engines
+    )
+    return Table("Parity with the model", columns, rows)
+
+
+def audited(report: Report) -> EngineMeasurement | None:
+    """The final engine whose layers are listed: the first one that was asked for int8."""
+    return next((engine for engine in report.engines if engine.audit is not None), None)
+
+
+def audit_sentence(audit: Audit) -> str:
+    """How much runs in int8, and how much had to."""
+    num_int8 = sum(layer.precision == "int8" for layer in audit.layers)
+    asked = "" if audit.min_int8_share is None else f"; at least {wording.percent(audit.min_int8_share)} % was asked"
+    return (
+        f"{num_int8} of {len(audit.layers)} convolutions and linear layers run in int8, "
+        f"{wording.percent(audit.int8_share)} % of the multiply-accumulates{asked}."
+    )
+
+
+def audit_table(audit: Audit) -> Table:
+    """Each layer of the graph as the runtime executes it."""
+    columns = (words("Layer"), words("Operator"), words("Precision"), figures("MACs", "one sample"), words("Reason"))
+    return Table("Layers", columns, tuple(_audit_row(layer) for layer in audit.layers))
+
+
+def _audit_row(layer: LayerPrecision) -> tuple[Cell, ...]:
+    precision = Cell(layer.precision, tone="plain" if layer.precision == "int8" else "bad")
+    return (Cell(layer.name), Cell(layer.kind), precision, Cell(f"{layer.macs:,}"), Cell(layer.reason))
+
+
+def accuracy_cell(accuracy: Accuracy) -> Cell:
+    """In percent, with its interval."""
+    return Cell(wording.percent(accuracy.value), wording.interval(accuracy.interval, 2, 100))
+
+
+def p50_cell(latency: Latency, decimals: int) -> Cell:
+    """The median in milliseconds, with its interval."""
+    return Cell(wording.plain(latency.p50_ms, decimals), wording.interval(latency.p50_interval, decimals))
+
+
+def p99_cell(latency: Latency, decimals: int) -> Cell:
+    """In milliseconds, where there were enough samples."""
+    if latency.p99_ms is None:
+        return not_measured(f"{latency.samples:,} of {P99_SAMPLES:,} samples")
+    return Cell(wording.plain(latency.p99_ms, decimals))
+
+
+def memory_cell(engine: EngineMeasurement) -> Cell:
+    """Of the process that runs the engine, in megabytes."""
+    if engine.peak_memory_bytes is None:
+        return not_measured("the system does not tell")
+    return Cell(wording.megabytes(engine.peak_memory_bytes))
+
+
+def speedup_cell(timing: Comparison) -> Cell:
+    """To the teacher's engine, with interval and verdict."""
+    return Cell(wording.ratio(timing.ratio), ratio_detail(timing.interval, timing.verdict), tone_of(timing.verdict))
+
+
+def ratio_detail(values: Interval, verdict: str) -> str:
+    """A ratio's interval, and whether it may be chance."""
+    return wording.interval(values, 2) + (", noise" if verdict == NO_CHANGE else "")
+
+
+def tone_of(verdict: str) -> Tone:
+    """How a verdict on latency is to look."""
+    tones: dict[str, Tone] = {"faster": "good", "slower": "bad"}
+    return tones.get(verdict, "quiet")
+
+
+def samples_words(accuracy: Accuracy) -> str:
+    """How many samples a share is of."""
+    return f"{accuracy.count:,} test samples"
+
+
+def threads_words(threads: int) -> str:
+    """Such as ``1 thread``."""
+    return f"{threads} thread{'' if threads == 1 else 's'}"

@@ -1,0 +1,101 @@
+"""Facts about report.json and what is derived from it."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from potstill.pipeline.errors import UsageError
+from potstill.pipeline.report import VERSION, Report
+from potstill.pipeline.views.files import report_files
+
+
+@pytest.fixture
+def report(samples: ModuleType) -> Report:
+    return samples.sample_report()
+
+
+def changed(report: Report, **changes: Any) -> str:
+    return json.dumps({**report.model_dump(mode="json"), **changes})
+
+
+class TestLoad:
+    def test_a_saved_report_comes_back_equal_from_its_folder_and_its_file(self, report: Report, tmp_path: Path) -> None:
+        (tmp_path / "report.json").write_text(report_files(report)["report.json"])
+        assert Report.load(tmp_path) == report
+        assert Report.load(tmp_path / "report.json") == report
+
+    def test_a_newer_version_is_refused_with_both_versions(self, report: Report, tmp_path: Path) -> None:
+        (tmp_path / "report.json").write_text(changed(report, version=VERSION + 1, something_new=True))
+        with pytest.raises(UsageError, match=rf"version {VERSION + 1}.*up to version {VERSION}.*update potstill"):
+            Report.load(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "is not JSON"),
+            ("[" * 100_000, "is not JSON"),
+            ("{}", "has no version"),
+            ("[1]", "has no version"),
+            ('{"version": true}', "has no version"),
+            ('{"version": 1}', "is no report of a run: name: Field required, and"),
+        ],
+    )
+    def test_what_is_no_report_is_refused_with_the_reason(self, text: str, message: str, tmp_path: Path) -> None:
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(UsageError, match=message):
+            Report.load(tmp_path)
+
+    def test_a_folder_without_a_report_and_a_binary_file_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"report\.json: cannot be read \(No such file.*finished run"):
+            Report.load(tmp_path)
+        (tmp_path / "engine.onnx").write_bytes(b"\xff\xfe\x00\x80")
+        with pytest.raises(UsageError, match="it is not text"):
+            Report.load(tmp_path / "engine.onnx")
+
+    def test_unknown_keys_and_a_run_without_steps_are_refused(self, report: Report, tmp_path: Path) -> None:
+        for changes in ({"speed": 3}, {"steps": []}):
+            (tmp_path / "report.json").write_text(changed(report, **changes))
+            with pytest.raises(UsageError, match=next(iter(changes))):
+                Report.load(tmp_path)
+
+
+class TestDerived:
+    def test_the_headline_spans_the_first_and_the_last_step(self, report: Report) -> None:
+        headline = report.headline
+        assert (headline.teacher.name, headline.final.name) == ("01-train", "06-quantize")
+        assert headline.accuracy.value == pytest.approx((352 - 354) / 359)
+        assert headline.timing.ratio == 11.62
+        assert headline.file_ratio == (4 * 1_084_554 + 21_000) / (41_710 + 21_000)
+
+    def test_what_the_steps_earned_multiplies_and_adds_up_to_the_headline(self, report: Report) -> None:
+        _, *rows = report.earned
+        factors, points, sizes = 1.0, 0.0, 1.0
+        for row in rows:
+            assert row.speedup is not None
+            assert row.accuracy is not None
+            assert row.file_ratio is not None
+            factors, points, sizes = (
+                factors * row.speedup.ratio,
+                points + row.accuracy.value,
+                sizes * row.file_ratio,
+            )
+        assert factors == pytest.approx(report.headline.timing.ratio)
+        assert points == pytest.approx(report.headline.accuracy.value)
+        assert sizes == pytest.approx(report.headline.file_ratio)
+
+    def test_the_step_after_the_teacher_keeps_its_measured_interval(self, report: Report) -> None:
+        speedup = report.earned[1].speedup
+        assert speedup is not None
+        assert speedup.interval == report.steps[1].timing.interval
+
+    def test_the_teacher_earned_nothing(self, report: Report) -> None:
+        first = report.earned[0]
+        assert (first.accuracy, first.speedup, first.file_ratio) == (None, None, None)
+
+    def test_a_model_without_counted_operations_has_no_ratio(self, samples: ModuleType) -> None:
+        bare = samples.Sketch("02-bare", 300, 2.0, 0, 0)
+        headline = samples.sample_report([samples.SKETCHES[0], bare]).headline
+        assert (headline.macs_ratio, headline.parameters_ratio) == (None, None)

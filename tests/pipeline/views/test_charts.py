@@ -1,0 +1,158 @@
+"""Facts about the drawings."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potstill.export.measurement import Accuracy, Interval, Latency
+from potstill.pipeline.report import Report
+from potstill.pipeline.views.curves import training_curves
+from potstill.pipeline.views.labels import placed_labels
+from potstill.pipeline.views.scatter import EnginePoint, pareto_front, scatter
+from potstill.pipeline.views.svg import Box, Canvas, Scale, scale_over, shortened, text_width
+from potstill.pipeline.views.waterfall import waterfall
+
+WIDTHS = (350.0, 1120.0)
+
+
+def overlapping(boxes: Sequence[Box]) -> list[tuple[Box, Box]]:
+    return [(one, other) for one, other in combinations(boxes, 2) if one.overlaps(other)]
+
+
+def outside(canvas: Canvas) -> list[Box]:
+    page = Box(-1, -1, canvas.width + 1, canvas.height + 1)
+    return [box for box in canvas.texts if not page.holds(box)]
+
+
+def many_steps(samples: ModuleType, count: int, name: str = "distill-from-the-teacher-again-and-again") -> Report:
+    """Some faster, some slower than the one before, a few so near to each other that their points touch."""
+    speeds = [1.0, 2.1, 2.2, 2.15, 0.7, 5.0, 5.01, 40.0, 39.0, 41.0, 80.0, 79.0]
+    accuracies = [354, 355, 355, 354, 200, 340, 341, 340, 339, 351, 352, 353]
+    return samples.sample_report(
+        [
+            samples.Sketch(f"{n + 1:02d}-{name}", accuracies[n], speeds[n], 10**6 // (n + 1), 10**7, epochs=n)
+            for n in range(count)
+        ]
+    )
+
+
+def point(p50_ms: float, correct: int, label: str = "x") -> EnginePoint:
+    latency = Latency(
+        batch=1,
+        samples=1000,
+        p50_ms=p50_ms,
+        p50_interval=Interval(low=0.98 * p50_ms, high=1.02 * p50_ms),
+        p90_ms=p50_ms,
+        p99_ms=None,
+        mean_ms=p50_ms,
+        throughput=1,
+        outliers=0,
+    )
+    return EnginePoint(label, label, Accuracy(correct=correct, count=400), latency)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("count", [2, 6, 12])
+class TestTexts:
+    def test_of_the_waterfall_do_not_overlap_or_leave_the_drawing(
+        self, samples: ModuleType, count: int, width: float
+    ) -> None:
+        canvas = waterfall(many_steps(samples, count), width, "w")
+        assert overlapping(canvas.texts) == []
+        assert outside(canvas) == []
+
+    def test_of_the_scatter_do_not_overlap_or_leave_the_drawing(
+        self, samples: ModuleType, count: int, width: float
+    ) -> None:
+        report = many_steps(samples, count, "quantize")
+        points = [
+            EnginePoint(each.name, each.name[:2], each.engine.accuracy, each.timing.candidate) for each in report.steps
+        ]
+        canvas = scatter(points, width, 400, "s")
+        assert overlapping(canvas.texts) == []
+        assert outside(canvas) == []
+        assert canvas.markup().count('class="label"') == count
+
+    def test_of_the_curves_do_not_overlap_or_leave_the_drawing(
+        self, samples: ModuleType, count: int, width: float
+    ) -> None:
+        terms = tuple(f"a_rather_long_name_of_a_term_{n}" for n in range(min(count, 6)))
+        step = samples.sample_report([samples.Sketch("01-x", 350, 1.0, 10, 10, epochs=count, terms=terms)]).steps[0]
+        canvas = training_curves(step, width, "c")
+        assert overlapping(canvas.texts) == []
+        assert outside(canvas) == []
+
+
+class TestCurves:
+    def test_a_single_epoch_is_drawn_as_a_point(self, samples: ModuleType) -> None:
+        step = samples.sample_report([samples.Sketch("01-x", 350, 1.0, 10, 10, epochs=1)]).steps[0]
+        assert "<circle" in training_curves(step, 350, "c").markup()
+
+    def test_without_a_validation_split_there_is_no_panel_for_it(self, samples: ModuleType) -> None:
+        step = samples.sample_report().steps[0]
+        curve = tuple(each.model_copy(update={"validation": None}) for each in step.curve)
+        canvas = training_curves(step.model_copy(update={"curve": curve}), 350, "c")
+        assert "validation split (%)" not in canvas.markup()
+        assert "no validation split" in canvas.markup()
+
+
+class TestParetoFront:
+    def test_holds_what_no_other_engine_beats(self) -> None:
+        best, fast, beaten, twin = point(2, 390), point(1, 380), point(3, 385), point(2, 380)
+        assert pareto_front([best, fast, beaten, twin]) == [fast, best]
+
+    @given(st.lists(st.tuples(st.floats(0.01, 100), st.integers(0, 400)), min_size=1, max_size=20))
+    def test_every_engine_is_on_it_or_beaten_by_one_on_it(self, values: list[tuple[float, int]]) -> None:
+        points = [point(p50, correct) for p50, correct in values]
+        front = pareto_front(points)
+        for each in points:
+            assert any(
+                one.latency.p50_ms <= each.latency.p50_ms and one.accuracy.correct >= each.accuracy.correct
+                for one in front
+            )
+
+
+class TestLabels:
+    @given(st.lists(st.tuples(st.floats(0, 600), st.floats(0, 300)), min_size=1, max_size=25))
+    def test_lie_within_off_each_other_and_off_all_points(self, places: list[tuple[float, float]]) -> None:
+        within = Box(0, 0, 600, 300)
+        found = placed_labels([(x, y, f"{n:02d}-step") for n, (x, y) in enumerate(places)], within)
+        boxes = [label.box for label in found if label is not None]
+        assert overlapping(boxes) == []
+        assert all(within.holds(box) for box in boxes)
+        dots = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+        assert not any(box.overlaps(dot) for box in boxes for dot in dots)
+
+    def test_a_lone_point_has_its_label_at_its_right(self) -> None:
+        (label,) = placed_labels([(100, 100, "a")], Box(0, 0, 200, 200))
+        assert label is not None
+        assert (label.anchor, label.led) == ("start", False)
+
+
+class TestScale:
+    @given(st.lists(st.floats(1e-4, 1e6), min_size=1, max_size=8), st.booleans())
+    def test_every_value_and_tick_lies_between_its_ends(self, values: list[float], logarithmic: bool) -> None:
+        scale = scale_over(values, 10, 510, logarithmic=logarithmic)
+        ticks = scale.ticks(6)
+        assert all(9.99 <= scale(value) <= 510.01 for value in [*values, *ticks])
+        assert len(ticks) <= 13
+
+    def test_equal_factors_are_equal_distances(self) -> None:
+        scale = Scale(1, 100, 0, 200, logarithmic=True)
+        assert scale(10) == pytest.approx(100)
+        assert scale.ticks(3) == [1, 10, 100]
+
+
+class TestShortened:
+    def test_keeps_both_ends_of_a_name_and_fits(self) -> None:
+        text = shortened("02-distill-from-the-teacher-once-more", 120)
+        assert text.startswith("02-d")
+        assert text.endswith("ore")
+        assert text_width(text) <= 120
+
+    def test_leaves_what_fits(self) -> None:
+        assert shortened("02-distill", 200) == "02-distill"
