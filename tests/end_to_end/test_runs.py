@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,14 +26,13 @@ teacher:
   model: {name: resnet, depth: 8, width: 8}
 stages:
   - {stage: train, epochs: 2, learning_rate: 0.1}
-  - {stage: distill, student: {from: teacher}, epochs: 1}
   - {stage: prune, keep: {macs: 0.8}, recover: {epochs: 1}}
   - {stage: quantize, calibration: 64, recover: {epochs: 1}}
 targets:
   - {runtime: onnxruntime, device: cpu, precision: [int8], batch: [1]}
 """
 
-STEPS = ("01-train", "02-distill", "03-prune", "04-quantize")
+STEPS = ("01-train", "02-prune", "03-quantize")
 
 
 def start(*arguments: str | Path, cwd: Path) -> "subprocess.Popen[str]":
@@ -94,7 +94,7 @@ class TestRun:
     def test_measures_an_engine_after_every_step(self, undisturbed: Path) -> None:
         steps = report(undisturbed)["steps"]
         assert [step["name"] for step in steps] == list(STEPS)
-        assert [step["engine"]["precision"] for step in steps] == ["fp32", "fp32", "fp32", "int8"]
+        assert [step["engine"]["precision"] for step in steps] == ["fp32", "fp32", "int8"]
         assert all(step["engine"]["accuracy"]["count"] == 359 for step in steps)
         assert all(step["engine"]["latency"][0]["candidate"]["samples"] >= 100 for step in steps)
 
@@ -121,7 +121,7 @@ class TestRun:
 
 
 class TestResume:
-    @pytest.mark.parametrize("seed", [1, 2, 3])
+    @pytest.mark.parametrize("seed", [1, 2])
     def test_a_run_killed_at_random_moments_ends_with_the_undisturbed_weights(
         self, seed: int, undisturbed: Path, new_recipe: Callable[..., Path]
     ) -> None:
@@ -129,7 +129,7 @@ class TestResume:
         draws = random.Random(seed)
         for _ in range(2):
             process = start("run", recipe, cwd=recipe.parent)
-            time.sleep(draws.uniform(3, 14))
+            time.sleep(draws.uniform(3, 12))
             process.send_signal(signal.SIGKILL)
             process.communicate()
         code, output = potstill("run", recipe, cwd=recipe.parent)
@@ -137,14 +137,14 @@ class TestResume:
         assert weights(recipe.parent / "runs" / "small") == weights(undisturbed)
 
     def test_a_changed_stage_is_made_again_with_all_that_follow_and_no_others(
-        self, undisturbed: Path, new_recipe: Callable[..., Path], tmp_path: Path
+        self, undisturbed: Path, new_recipe: Callable[..., Path]
     ) -> None:
         recipe = new_recipe()
-        assert potstill("run", recipe, cwd=recipe.parent)[0] == 0
+        shutil.copytree(undisturbed, recipe.parent / "runs" / "small")
         code, output = potstill("run", recipe, "--set", "stages.prune.recover.epochs=0", cwd=recipe.parent)
         assert code == 0, output
         reused = [step["reused"] for step in report(recipe.parent / "runs" / "small")["steps"]]
-        assert reused == [True, True, False, False]
+        assert reused == [True, False, False]
 
     def test_a_changed_goal_makes_nothing_again_and_a_missed_one_ends_with_3(self, undisturbed: Path) -> None:
         code, output = potstill("run", "small.yaml", "--set", "goals.max_file_bytes=10", cwd=undisturbed.parents[1])
@@ -162,7 +162,7 @@ class TestResume:
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate()
         assert process.returncode == 130
-        assert "again" in output
+        assert "the same command continues from here" in output
         assert "Traceback" not in output
 
 
