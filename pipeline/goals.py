@@ -15,16 +15,17 @@ def judged(goals: Goals, teacher: EngineMeasurement, final: EngineMeasurement) -
 def _judgements(goals: Goals, teacher: EngineMeasurement, final: EngineMeasurement) -> Iterator[GoalResult]:
     first = final.latency[0]
     if goals.max_accuracy_drop is not None:
-        drop = teacher.accuracy.value - final.accuracy.value
         # Both are shares of the same count of samples; a float's last digit must not decide.
-        drop = round(drop, 12)
-        yield _at_most("max_accuracy_drop", goals.max_accuracy_drop, drop, f"accuracy fell by {100 * drop:.2f} points")
+        drop = round(teacher.accuracy.value - final.accuracy.value, 12)
+        limit = goals.max_accuracy_drop
+        change = f"fell by {100 * drop:.2f}" if drop > 0 else f"rose by {-100 * drop:.2f}"
+        sentence = f"accuracy {change} points, a fall of at most {100 * limit:g} asked"
+        yield _result("max_accuracy_drop", limit, drop, drop <= limit, sentence)
     if goals.min_speedup is not None:
         sentence = f"{first.ratio:.2f}x the teacher's speed at batch {first.batch}"
         met = first.ratio >= goals.min_speedup
-        yield _result(
-            "min_speedup", goals.min_speedup, first.ratio, met, f"{sentence}, at least {goals.min_speedup:g}x asked"
-        )
+        sentence += f", at least {goals.min_speedup:g}x asked"
+        yield _result("min_speedup", goals.min_speedup, first.ratio, met, sentence)
     if goals.max_p50_ms is not None:
         p50 = first.candidate.p50_ms
         yield _at_most("max_p50_ms", goals.max_p50_ms, p50, f"p50 is {p50:.3f} ms at batch {first.batch}")
