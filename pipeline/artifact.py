@@ -82,11 +82,11 @@ class Artifact:
     def load(cls, folder: Path) -> Self:
         """Rebuild the artifact saved in `folder`; raises ArtifactError where its files are missing or do not fit."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
         try:
             header = json.loads((folder / "blueprint.json").read_text())
-            state = cast(Mapping[str, Tensor], load_file(folder / "model.safetensors"))  # pyright: ignore[reportUnknownMemberType]
+            state = cast(Mapping[str, Tensor], load_file(folder / "model.safetensors"))
         except (OSError, ValueError, SafetensorError) as error:
             raise ArtifactError(f"{folder} holds no readable artifact: {error}") from error
         if header["version"] > VERSION:

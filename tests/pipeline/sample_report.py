@@ -109,7 +109,9 @@ def audit() -> Audit:
     """Of a network of which everything but the last layer runs in int8."""
     names = ["conv1", *(f"layer{i}.0.conv{j}" for i in (1, 2, 3) for j in (1, 2))]
     layers = [
-        LayerPrecision(name=f"/{name}/Conv", kind="Conv", precision="int8", macs=1_234_560, reason="runs as QLinearConv")
+        LayerPrecision(
+            name=f"/{name}/Conv", kind="Conv", precision="int8", macs=1_234_560, reason="runs as QLinearConv"
+        )
         for name in names
     ]
     reason = "its output is read as float by the graph's output"
