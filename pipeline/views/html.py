@@ -63,6 +63,7 @@ def report_html(report: Report) -> str:
         scatter=scatter_chart(points, "scatter"),
         legend=[step.name for step in report.steps],
         curves=list(_curves(report.steps)),
+        unvalidated=[step.name for step in report.steps if step.curve and step.curve[-1].validation is None],
         untrained=[step.name for step in report.steps if not step.curve],
         engines=engine_tables.engines_table(report),
         parity=engine_tables.parity_table(report),
