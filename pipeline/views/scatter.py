@@ -35,9 +35,14 @@ def pareto_front(points: Sequence[EnginePoint]) -> list[EnginePoint]:
     """By rising latency: the points that no other one equals or beats in both and beats in one."""
     front: list[EnginePoint] = []
     for point in sorted(points, key=lambda point: (point.latency.p50_ms, -point.accuracy.value)):
-        if not front or point.accuracy.value > front[-1].accuracy.value:
+        better = not front or point.accuracy.value > front[-1].accuracy.value
+        if better or _place(point) == _place(front[-1]):
             front.append(point)
     return front
+
+
+def _place(point: EnginePoint) -> tuple[float, float]:
+    return point.latency.p50_ms, point.accuracy.value
 
 
 def scatter(points: Sequence[EnginePoint], width: float, height: float, key: str) -> Canvas:

@@ -105,6 +105,10 @@ class TestParetoFront:
         best, fast, beaten, twin = point(2, 390), point(1, 380), point(3, 385), point(2, 380)
         assert pareto_front([best, fast, beaten, twin]) == [fast, best]
 
+    def test_holds_engines_that_are_equal_in_both(self) -> None:
+        one, other = point(2, 390), point(2, 390)
+        assert pareto_front([one, other, point(3, 390)]) == [one, other]
+
     @given(st.lists(st.tuples(st.floats(0.01, 100), st.integers(0, 400)), min_size=1, max_size=20))
     def test_every_engine_is_on_it_or_beaten_by_one_on_it(self, values: list[tuple[float, int]]) -> None:
         points = [point(p50, correct) for p50, correct in values]
