@@ -1,6 +1,6 @@
 """Distillation: a new student that learns from the run's teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -64,6 +64,12 @@ class Distill(Stage, Schedule, Distillation, frozen=True, extra="forbid"):
             teacher = context.require_teacher().artifact.blueprint.model
             return derive(teacher, width=self.student.width, depth=self.student.depth)
         return resolve(self.student, context.directory)
+
+    def order_problem(self, earlier: Sequence[Stage]) -> str | None:
+        """A new student knows nothing of an earlier quantization."""
+        if self.is_quantized_by(earlier):
+            return "begins a new student in float, so what `quantize` did would be lost; put it before `quantize`"
+        return None
 
     def untrained(self) -> Self:
         """The same student with its first weights."""

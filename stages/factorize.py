@@ -1,5 +1,6 @@
 """Factorization: layers become products of thinner ones where that saves multiply-accumulates."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Factorize as FactorizeEdit
 from ..pipeline.errors import StageError
-from .recovery import Recovery, recover
+from .recovery import Recovery, hints_problem, recover
 from .stage import Context, Stage
 
 
@@ -56,6 +57,10 @@ class Factorize(Stage, frozen=True, extra="forbid"):
         edit = FactorizeEdit(layers={plan.path: plan.factors for plan in paying})
         factorized = replace(artifact, model=model, blueprint=artifact.blueprint.with_edit(edit))
         return recover(factorized, self.recover, context)
+
+    def order_problem(self, earlier: Sequence[Stage]) -> str | None:
+        """Only what recovery learns from can be in the way."""
+        return hints_problem(self.recover) if self.is_quantized_by(earlier) else None
 
     def untrained(self) -> Self:
         """The same factors, not trained on; on untrained weights, whose spectra are flat, few layers pay."""

@@ -1,5 +1,6 @@
 """Pruning: whole channels removed from all layers that share them, proven, then trained back."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import ceil
@@ -15,7 +16,7 @@ from .pruning.groups import Criterion, Grouping, channel_groups
 from .pruning.proof import prove
 from .pruning.search import Cut, Search, blocks
 from .pruning.selection import ignored_paths
-from .recovery import Recovery, recover
+from .recovery import Recovery, hints_problem, recover
 from .stage import Context, Stage
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -88,6 +89,10 @@ class Prune(Stage, frozen=True, extra="forbid"):
         self._record(model, search, found, grouping, context)
         blueprint = artifact.blueprint.with_edit(found.edit)
         return recover(replace(artifact, model=found.model, blueprint=blueprint), self.recover, context)
+
+    def order_problem(self, earlier: Sequence[Stage]) -> str | None:
+        """Only what recovery learns from can be in the way."""
+        return hints_problem(self.recover) if self.is_quantized_by(earlier) else None
 
     def untrained(self) -> Self:
         """The same budget by weights alone, not trained on."""

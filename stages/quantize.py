@@ -9,7 +9,7 @@ from pydantic import Field
 from ..pipeline.artifact import Artifact
 from ..pipeline.processor import has_int8_dot_product
 from ..pipeline.quantization import Quantization
-from .recovery import Recovery, recover
+from .recovery import Recovery, hints_problem, recover
 from .stage import Context, Stage
 
 
@@ -60,6 +60,6 @@ class Quantize(Stage, frozen=True, extra="forbid"):
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:
         """A model is quantized once."""
-        if any(isinstance(stage, Quantize) for stage in earlier):
+        if self.is_quantized_by(earlier):
             return "the model is already quantized by an earlier `quantize` stage; keep one of them"
-        return None
+        return hints_problem(self.recover)

@@ -34,16 +34,24 @@ def recover(artifact: Artifact, recovery: Recovery, context: Context, *, samples
     return replace(artifact, model=model)
 
 
+def hints_problem(recovery: Recovery) -> str | None:
+    """Why a quantized model cannot be trained on this knowledge, in a sentence; None where it can."""
+    if any(entry.hint for entry in recovery.knowledge):
+        return (
+            "`hint` taps a model's modules, which it no longer has once it is quantized; use `kd` in the `knowledge` "
+            "of stages at and after `quantize`"
+        )
+    return None
+
+
 def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int) -> Artifact:
     from ..pipeline.fake_quantization import fake_quantized, quantization_of
     from .quantization.calibration import calibrated
 
     assert artifact.quantization is not None
-    if any(entry.hint for entry in recovery.knowledge):
-        raise StageError(
-            f"{context.step}: hints tap a model's modules, which a quantized model no longer has; "
-            "use `kd` in the `knowledge` of stages at and after `quantize`"
-        )
+    problem = hints_problem(recovery)
+    if problem is not None:
+        raise StageError(f"{context.step}: {problem}")
     quantization = calibrated(artifact.model, artifact.quantization.weight_bits, context, samples)
     if recovery.epochs == 0:
         return replace(artifact, quantization=quantization)

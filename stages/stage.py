@@ -54,6 +54,11 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     def untrained(self) -> Self:
         """A copy that trains for no epoch: its `run` is the rehearsal that `check` makes before hours of training."""
 
+    @staticmethod
+    def is_quantized_by(earlier: Sequence["Stage"]) -> bool:
+        """Whether the model comes quantized from `earlier`."""
+        return any(stage.stage == "quantize" for stage in earlier)
+
     def order_problem(self, earlier: Sequence["Stage"]) -> str | None:
         """A sentence that says why this stage cannot follow `earlier`, or None."""
         return None

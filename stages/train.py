@@ -1,5 +1,6 @@
 """Training a model on the task alone; as the first stage it makes the run's teacher."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Literal, Self
@@ -19,6 +20,12 @@ class Train(Stage, Schedule, frozen=True, extra="forbid"):
         model = deepcopy(artifact.model)
         fit(model, TaskObjective(context.task), self, context)
         return replace(artifact, model=model)
+
+    def order_problem(self, earlier: Sequence[Stage]) -> str | None:
+        """Training in float would leave the quantizers' grids behind."""
+        if self.is_quantized_by(earlier):
+            return "trains in float what `quantize` has quantized; put it before, or lengthen quantize's `recover`"
+        return None
 
     def untrained(self) -> Self:
         """The same stage for no epoch."""

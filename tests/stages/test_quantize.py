@@ -11,10 +11,13 @@ from potstill.pipeline.fake_quantization import ActivationQuantizer, WeightQuant
 from potstill.pipeline.quantization import ActivationRange, capture, tensor_names
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import accuracy
+from potstill.stages.distill import Distill
+from potstill.stages.factorize import Factorize
+from potstill.stages.prune import Prune
 from potstill.stages.quantization.folding import fold_batch_norms
 from potstill.stages.quantization.placement import place
 from potstill.stages.quantize import Quantize
-from potstill.stages.stage import Context
+from potstill.stages.stage import Context, Stage
 from potstill.stages.train import Train
 
 NewArtifact = Callable[..., Artifact]
@@ -193,3 +196,24 @@ class TestQuantize:
     def test_a_second_quantize_stage_is_refused(self) -> None:
         assert Quantize().order_problem([Train(epochs=1), Quantize()]) is not None
         assert Quantize().order_problem([Train(epochs=1)]) is None
+
+
+class TestOrder:
+    @pytest.mark.parametrize(
+        ("stage", "why"),
+        [
+            (Train(epochs=1), "in float"),
+            (Distill.model_validate({"student": {"from": "teacher"}, "epochs": 1}), "new student in float"),
+            (Prune.model_validate({"keep": {"macs": 0.5}, "recover": {"knowledge": [{"hint": {}}]}}), "`hint`"),
+            (Factorize.model_validate({"keep": {"energy": 0.5}, "recover": {"knowledge": [{"hint": {}}]}}), "`hint`"),
+        ],
+    )
+    def test_what_would_lose_the_quantization_cannot_follow_it(self, stage: Stage, why: str) -> None:
+        problem = stage.order_problem([Train(epochs=1), Quantize()])
+        assert problem is not None
+        assert why in problem
+        assert stage.order_problem([Train(epochs=1)]) is None
+
+    def test_hints_are_refused_under_quantizers(self) -> None:
+        stage = Quantize.model_validate({"recover": {"knowledge": [{"hint": {}}]}})
+        assert "`hint`" in (stage.order_problem([]) or "")
