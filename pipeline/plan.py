@@ -78,7 +78,9 @@ class Plan:
 
     @classmethod
     def of(cls, recipe: Recipe, directory: Path) -> "Plan":
-        """Load the data and choose device and precision; raises the errors of whatever cannot be found or used."""
+        """Load the data, choose device and precision; raises the errors of whatever cannot be found, used or built."""
+        for target in recipe.targets:
+            target.check()
         data = recipe.data.load(directory)
         task = task_named(recipe.task)
         task.validate(data)
