@@ -160,14 +160,13 @@ def steps_table(report: Report) -> Table:
         figures("Parameters"),
         figures("MACs", "million"),
         figures("Peak memory", "MB"),
-        figures("Time taken"),
+        figures("Time taken", "by the step alone"),
     )
     decimals = wording.decimals_for(step.timing.candidate.p50_ms for step in report.steps)
     first = report.steps[0]
     note = (
         f"{first.engine.runtime} on {first.engine.device}, {threads_words(first.engine.threads)}, batch "
-        f"{first.timing.batch}; accuracy of the engine on {samples_words(first.engine.accuracy)}; 95 % intervals. "
-        "Time taken is the step's own, export and measuring apart."
+        f"{first.timing.batch}; accuracy of the engine on {samples_words(first.engine.accuracy)}; 95 % intervals."
     )
     return Table("Every step's engine", columns, tuple(_step_row(step, decimals) for step in report.steps), note)
 

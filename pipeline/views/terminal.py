@@ -40,9 +40,7 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
 
     yield Text(f"\n{report.name}: {report_tables.headline_sentence(report)}\n", style="bold")
     steps = report_tables.steps_table(report)
-    yield table_view(
-        steps.only("Step", "Precision", "Accuracy", "p50", "Speedup", "File", "Parameters", "MACs", "Time taken")
-    )
+    yield table_view(steps.only("Step", "Precision", "Accuracy", "p50", "Speedup", "File", "Parameters", "MACs"))
     if len(report.steps) > 1:
         earned = report_tables.earned_table(report)
         yield table_view(earned.only("Step", "Accuracy", "Accuracy in total", "Speedup", "Speedup in total"))
