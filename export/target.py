@@ -1,13 +1,12 @@
 """Where a model is to run, as a recipe says it: a runtime, a device, precisions and batch sizes."""
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field, JsonValue, field_validator
 
+from ..pipeline.registry import discovered
 from .measurement import Audit
 
 if TYPE_CHECKING:
@@ -76,16 +75,4 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
 
 def targets() -> dict[str, type[Target]]:
     """Every target by its runtime's name in a recipe."""
-    package = importlib.import_module(".runtimes", __package__)
-    found: dict[str, type[Target]] = {}
-    for module_info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f".runtimes.{module_info.name}", __package__)
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Target) and value.__module__ == module.__name__:
-                found[str(value.model_fields["runtime"].default or _only_choice(value))] = value
-    return found
-
-
-def _only_choice(target: type[Target]) -> str:
-    (choice,) = get_args(target.model_fields["runtime"].annotation)
-    return str(choice)
+    return discovered(f"{__package__}.runtimes", Target, "runtime")

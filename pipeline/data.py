@@ -4,8 +4,6 @@ A source is one file in `sources/`: a subclass of `DataSource`; its fields are i
 """
 
 import hashlib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from .data_checks import CheckedReading, Reading, Samples, checked
 from .errors import DataError
 from .fingerprints import fingerprint
 from .normalization import Normalization, Normalize, normalizations_of
+from .registry import discovered
 from .seeding import generator as seeded_generator
 
 SPLIT_SEED = 0
@@ -214,14 +213,7 @@ def stratified(target: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def sources() -> dict[str, type[DataSource]]:
     """Every data source by name; ``python`` stands for any `file.py:function`."""
-    package = importlib.import_module(".sources", __package__)
-    found: dict[str, type[DataSource]] = {}
-    for module_info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f".sources.{module_info.name}", __package__)
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, DataSource) and value.__module__ == module.__name__:
-                found[module_info.name] = value
-    return found
+    return discovered(f"{__package__}.sources", DataSource, "source")
 
 
 def _split(samples: Samples, normalizations: dict[str, Normalization], augment: tuple[Augmentation, ...] = ()) -> Split:

@@ -1,6 +1,6 @@
 """What a run is going to do, settled before it does it: data, device, teacher, the steps and their fingerprints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,17 +9,20 @@ from typing import Any
 import torch
 
 from ..stages.distill import Distill
-from ..stages.stage import Stage
+from ..stages.stage import Context, Stage
 from .artifact import Artifact
 from .blueprint import Blueprint
 from .data import Dataset
 from .errors import UsageError
 from .fingerprints import code_fingerprint, fingerprint, sha256_of
+from .journal import Journal
 from .models import BuiltInModel, PythonModel, check_runs, load_weights, resolve, source_sha256
 from .processor import has_bf16
+from .progress import Progress
 from .recipe import Recipe, recipe_yaml
-from .seeding import seeded
+from .seeding import derive, seeded
 from .task import Task, task_named
+from .teacher import Teacher
 from .training import Precision
 
 TEACHER = "teacher"
@@ -144,6 +147,31 @@ class Plan:
             current = fingerprint(current, stage.model_dump(mode="json"), self._student_source(stage))
             yield Step(number, stage.step_name, stage, current)
             number += 1
+
+    def context(
+        self,
+        step: Step,
+        checkpoints: Path,
+        progress: Progress,
+        journal: Journal,
+        teacher: Teacher | None,
+        artifacts: Mapping[str, Artifact],
+    ) -> Context:
+        """What the step's stage is given; its seed derives from the run's and the step's name."""
+        return Context(
+            device=self.device,
+            precision=self.precision,
+            data=self.data,
+            task=self.task,
+            step=step.folder,
+            seed=derive(self.recipe.seed, step.name),
+            checkpoints=checkpoints,
+            progress=progress,
+            journal=journal,
+            directory=self.directory,
+            teacher=teacher,
+            artifacts=artifacts,
+        )
 
     def _student_source(self, stage: Stage) -> str:
         if isinstance(stage, Distill) and isinstance(stage.student, PythonModel):

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..export.deliver import rehearse_engine
-from ..stages.stage import Context
 from .artifact import Artifact
 from .cost import macs, num_parameters
 from .errors import RunFolderError
@@ -13,7 +12,6 @@ from .journal import Journal
 from .plan import Plan
 from .progress import Progress, Silent
 from .recipe import Recipe
-from .seeding import derive
 from .storage_errors import folder_problem
 from .teacher import Teacher
 
@@ -56,20 +54,7 @@ def _rehearsed(plan: Plan, artifact: Artifact, scratch: Path, progress: Progress
             progress.say(f"{step.folder}: rehearses")
             checkpoints = scratch / step.folder
             checkpoints.mkdir()
-            context = Context(
-                device=plan.device,
-                precision=plan.precision,
-                data=plan.data,
-                task=plan.task,
-                step=step.folder,
-                seed=derive(plan.recipe.seed, step.name),
-                checkpoints=checkpoints,
-                progress=Silent(),
-                journal=Journal(),
-                directory=plan.directory,
-                teacher=teacher,
-                artifacts=artifacts,
-            )
+            context = plan.context(step, checkpoints, Silent(), Journal(), teacher, artifacts)
             artifact = step.stage.untrained().run(artifact, context)
         artifact = replace(artifact, lineage=(*artifact.lineage, step.name))
         artifact.save(scratch / f"{step.folder}-artifact", plan.data.example())

@@ -13,7 +13,6 @@ from ..export.deliver import BuiltEngine, OnnxMetadata, build_engine, measure_en
 from ..export.machine import machine_facts
 from ..export.measurement import EngineMeasurement
 from ..export.target import Target
-from ..stages.stage import Context, Stage
 from .artifact import Artifact
 from .cost import macs, num_parameters
 from .data import Dataset
@@ -25,7 +24,6 @@ from .progress import Progress
 from .recipe import Recipe
 from .report import Report, StepReport
 from .run_folder import Reuse, RunFolder
-from .seeding import derive
 from .teacher import Teacher
 from .views.files import report_files
 
@@ -132,7 +130,11 @@ class _Run:
             made = artifact
             if step.stage is not None:
                 self._progress.say(f"{step.folder}: starts")
-                made = step.stage.run(artifact, self._context(step, step.stage, journal))
+                checkpoints = self._files.checkpoints(step.folder, step.fingerprint)
+                context = self._plan.context(
+                    step, checkpoints, self._progress, journal, self._teacher, dict(self._artifacts)
+                )
+                made = step.stage.run(artifact, context)
             made = replace(made, lineage=(*artifact.lineage, step.name))
             seconds = time.monotonic() - begun
         with self._files.writing(part, step.fingerprint) as folder:
@@ -141,22 +143,6 @@ class _Run:
             (folder / "journal.json").write_text(json.dumps(story, indent=1))
         self._files.discard_checkpoints(step.folder)
         return _Finished(step, made, journal, reused=False, seconds=seconds)
-
-    def _context(self, step: Step, stage: Stage, journal: Journal) -> Context:
-        return Context(
-            device=self._plan.device,
-            precision=self._plan.precision,
-            data=self._data,
-            task=self._plan.task,
-            step=step.folder,
-            seed=derive(self._recipe.seed, step.name),
-            checkpoints=self._files.checkpoints(step.folder, step.fingerprint),
-            progress=self._progress,
-            journal=journal,
-            directory=self._plan.directory,
-            teacher=self._teacher,
-            artifacts=dict(self._artifacts),
-        )
 
     def _built(self, last: _Finished, target: Target, precision: str) -> BuiltEngine:
         """The engine of a step's artifact, reused where nothing it depends on changed."""

@@ -175,13 +175,8 @@ class _Training:
             {"params": matrices, "weight_decay": self._schedule.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return torch.optim.SGD(
-            groups, lr=self._schedule.learning_rate, momentum=self._schedule.momentum, nesterov=self._nesterov
-        )
-
-    @property
-    def _nesterov(self) -> bool:
-        return self._schedule.momentum > 0
+        momentum = self._schedule.momentum
+        return torch.optim.SGD(groups, lr=self._schedule.learning_rate, momentum=momentum, nesterov=momentum > 0)
 
     @property
     def _checkpoint(self) -> Path:
