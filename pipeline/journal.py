@@ -15,6 +15,8 @@ class CurvePoint(BaseModel):
     """The sum of the weighted terms."""
     terms: dict[str, float]
     """Each term of the loss, weighted as it was trained on."""
+    gradient_shares: dict[str, float] | None = None
+    """Each term's share of the gradient's length, at one step of the epoch; None where it was not looked at."""
     validation: float | None = None
     """The task's metric on the validation split; None without one."""
     learning_rate: float

@@ -1,0 +1,65 @@
+"""Reading what flows through a network while it runs."""
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, cast
+
+from torch import Tensor, nn
+
+INPUT = ":input"
+"""Ends a tap that reads what goes into a module; without it, a tap reads what comes out."""
+
+
+class Taps:
+    """A context manager within which the tensors at `taps` are kept while the model runs.
+
+    A tap is a module path, such as ``layer3.2.relu2`` for what the module returns, or ``layer3.2.relu2:input`` for its
+    first argument. Tensors are copied when they pass, since a later operation may change them in place; gradients flow
+    through the copies. A module that runs several times in one forward leaves what it had last.
+    """
+
+    def __init__(self, model: nn.Module, taps: Iterable[str]) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        """By tap, of the last forward; a tap whose module gave no single tensor is missing."""
+        self._model = model
+        self._taps = tuple(taps)
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Self:
+        for tap in self._taps:
+            module = self._model.get_submodule(path_of(tap))
+            if tap.endswith(INPUT):
+                self._handles.append(module.register_forward_pre_hook(self._input_keeper(tap)))
+            else:
+                self._handles.append(module.register_forward_hook(self._output_keeper(tap)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _input_keeper(self, tap: str) -> Any:
+        def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if arguments and isinstance(arguments[0], Tensor):
+                self.tensors[tap] = arguments[0].clone()
+
+        return keep
+
+    def _output_keeper(self, tap: str) -> Any:
+        def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                self.tensors[tap] = output.clone()
+
+        return keep
+
+
+def path_of(tap: str) -> str:
+    """The module that a tap reads at."""
+    return tap.removesuffix(INPUT)
+
+
+def module_paths(model: nn.Module) -> list[str]:
+    """Every module below the model itself."""
+    return [path for path in dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules())) if path]
