@@ -42,6 +42,7 @@ MODEL_CODE = (
             "normalization",
             "quantization",
             "seeding",
+            "taps",
             "task",
             "teacher",
             "training",
