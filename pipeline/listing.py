@@ -7,7 +7,7 @@ from typing import get_args
 from pydantic import BaseModel
 
 from ..export.target import targets
-from ..stages.knowledge.objective import Knowledge
+from ..stages.knowledge.objective import methods
 from .models import BuiltInModel, PythonModel
 from .recipe import source_choices, stage_choices
 
@@ -28,7 +28,7 @@ def entries(kind: str) -> list[Entry]:
         case "stages":
             return list(_entries(stage_choices(), "stage"))
         case "knowledge":
-            return list(_entries(_knowledge(), ""))
+            return list(_entries(methods(), ""))
         case "models":
             (built_in,) = get_args(BuiltInModel.model_fields["name"].annotation)
             return list(_entries({str(built_in): BuiltInModel, "my_models.py:make_teacher": PythonModel}, "name"))
@@ -42,11 +42,6 @@ def _entries(choices: Mapping[str, type[BaseModel]], key: str) -> Iterator[Entry
     for name, choice in choices.items():
         keys = (field.alias or field_name for field_name, field in choice.model_fields.items())
         yield Entry(name, _first_sentence(choice), tuple(each for each in keys if each != key))
-
-
-def _knowledge() -> dict[str, type[BaseModel]]:
-    """The methods of a `knowledge:` list by name."""
-    return {name: get_args(field.annotation)[0] for name, field in Knowledge.model_fields.items()}
 
 
 def _first_sentence(choice: type[BaseModel]) -> str:

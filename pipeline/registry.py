@@ -1,4 +1,4 @@
-"""Choices that a recipe makes by name: found in the modules of a package, told apart by one key."""
+"""Choices that a recipe makes by name, found in the modules of a package: the value of a key, or a key itself."""
 
 import importlib
 import inspect
@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 Choice = TypeVar("Choice", bound=BaseModel)
 
 
-def discovered(package: str, base: type[Choice], key: str) -> dict[str, type[Choice]]:
+def discovered(package: str, base: type[Choice], key: str | None = None) -> dict[str, type[Choice]]:
     """Every subclass of `base` that a module of `package` defines, by the default of its field `key`.
 
-    A class whose field has no default is called like its module. Abstract classes are left out.
+    Without a key, or where its field has no default, a class is called like its module. Abstract classes are left out.
     """
     parent = importlib.import_module(package)
     found: dict[str, type[Choice]] = {}
@@ -27,7 +27,7 @@ def discovered(package: str, base: type[Choice], key: str) -> dict[str, type[Cho
             if not (isinstance(value, type) and issubclass(value, base)) or inspect.isabstract(value):
                 continue
             if value.__module__ == module.__name__:
-                default = value.model_fields[key].default
+                default = value.model_fields[key].default if key else None
                 found[default if isinstance(default, str) else info.name] = value
     return dict(sorted(found.items()))
 
@@ -93,3 +93,49 @@ class OneOf:
         choice["required"] = list(dict.fromkeys([key, *choice.get("required", [])]))
         choice["properties"][key].pop("default", None)
         return reference
+
+
+class Named:
+    """In ``Annotated[Base, Named(choices)]``: ``{name: {…settings}}`` becomes the subclass of that name.
+
+    Type checkers see `Base`. An instance of `Base` is taken as it is; ``{name: null}`` takes every default.
+    """
+
+    def __init__(self, choices: Callable[[], Mapping[str, type[BaseModel]]]) -> None:
+        self._choices = choices
+
+    def __get_pydantic_core_schema__(self, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = dict(self._choices())
+        fields: dict[str, Any] = {name: (choice | None, None) for name, choice in choices.items()}
+        config = ConfigDict(extra="forbid", json_schema_extra=_exactly_one)
+        entry = create_model(f"{source.__name__} by name", __config__=config, **fields)
+
+        def named(value: BaseModel) -> BaseModel:
+            if len(value.model_fields_set) != 1:
+                example = f"`{next(iter(choices))}: {{}}`"
+                raise ValueError(f"each entry names exactly one of {', '.join(choices)}, such as {example}")
+            (name,) = value.model_fields_set
+            return cast(BaseModel, getattr(value, name) or choices[name]())
+
+        def instance_or_entry(value: Any, validate: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            return value if isinstance(value, source) else validate(value)
+
+        def dumped(value: BaseModel, info: core_schema.SerializationInfo) -> dict[str, Any]:
+            settings = value.model_dump(mode=info.mode, by_alias=info.by_alias, exclude_none=info.exclude_none)
+            return {name: settings for name, choice in choices.items() if choice is type(value)}
+
+        validated = core_schema.no_info_after_validator_function(named, handler.generate_schema(entry))
+        return core_schema.json_or_python_schema(
+            json_schema=validated,
+            python_schema=core_schema.no_info_wrap_validator_function(instance_or_entry, validated),
+            serialization=core_schema.plain_serializer_function_ser_schema(dumped, info_arg=True),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(cast(Any, schema)["json_schema"])
+
+
+def _exactly_one(schema: dict[str, Any]) -> None:
+    schema["minProperties"] = schema["maxProperties"] = 1
+    for described in schema["properties"].values():
+        described.pop("default", None)

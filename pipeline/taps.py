@@ -1,6 +1,7 @@
 """Reading what flows through a network while it runs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -63,3 +64,20 @@ def path_of(tap: str) -> str:
 def module_paths(model: nn.Module) -> list[str]:
     """Every module below the model itself."""
     return [path for path in dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules())) if path]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network gave for one batch, in float32."""
+
+    logits: Tensor
+    """Shape (B, classes)."""
+    maps: Mapping[str, Tensor]
+    """By tap: feature maps (B, C, H, W), tokens (B, N, D), vectors (B, D), or attention (B, heads, N, N)."""
+
+
+def outputs_of(model: nn.Module, inputs: Mapping[str, Tensor], taps: Collection[str] = ()) -> Outputs:
+    """Run the model and keep what flows at the taps."""
+    with Taps(model, taps) as found:
+        logits = model(*inputs.values())
+    return Outputs(logits.float(), {tap: tensor.float() for tap, tensor in found.tensors.items()})

@@ -1,5 +1,6 @@
 """The run's frozen teacher."""
 
+from collections.abc import Collection
 from copy import deepcopy
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from .artifact import Artifact
 from .data import Batch
+from .taps import Outputs, outputs_of
 from .training import TrainingContext, move
 
 
@@ -28,6 +30,18 @@ class Teacher:
             self._model = deepcopy(self.artifact.model).eval().requires_grad_(requires_grad=False)
             move(self._model, context.device, torch.channels_last)
         return self._model
+
+    def outputs(self, batch: Batch, taps: Collection[str], context: TrainingContext) -> Outputs:
+        """Logits and what flows at the taps for a training batch on the device."""
+        if not taps:
+            return Outputs(self.logits(batch, context), {})
+        return self.live_outputs(batch, taps, context)
+
+    @torch.no_grad()
+    def live_outputs(self, batch: Batch, taps: Collection[str], context: TrainingContext) -> Outputs:
+        """The same from a forward of just now, whatever is stored."""
+        with context.autocast():
+            return outputs_of(self.model(context), batch.inputs, taps)
 
     def logits(self, batch: Batch, context: TrainingContext) -> Tensor:
         """The teacher's outputs for a training batch on the device, shape (B, classes), in float32."""

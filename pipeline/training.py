@@ -24,6 +24,9 @@ Precision = Literal["fp32", "bf16"]
 CHECKPOINT_SECONDS = 20.0
 """A kill at any moment costs at most this much training."""
 
+GRADIENT_LOOKS = 8
+"""In how many epochs of a training the terms' gradients are compared: one backward pass a term each time."""
+
 LOSS_CHECK_STEPS = 20
 """How often the losses are looked at: each look makes the device wait for itself."""
 
@@ -80,24 +83,48 @@ class TrainingContext:
         return Batch(inputs, batch.target.to(self.device), batch.index)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When in a training a step is."""
+
+    step: int
+    """From 0."""
+    num_steps: int
+    epoch: int
+    """From 0."""
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, from 0 to below 1."""
+        return self.step / self.num_steps
+
+
 class Objective(nn.Module):
     """What a training lowers: weighted terms by name. Its own parameters, such as projectors, are dropped after."""
 
-    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of the loss, each a scalar, of one batch on the device."""
+    def terms(self, model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
+        """The weighted terms of the loss, each a float32 scalar, of one batch on the device.
+
+        Networks run in the context's mixed precision; what is made of their outputs is computed in float32.
+        """
         raise AssertionError("every objective has its own terms")
+
+    def finish(self) -> None:
+        """Called once after the last step."""
 
 
 class TaskObjective(Objective):
     """The task's own loss alone."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, context: TrainingContext) -> None:
         super().__init__()
-        self._task = task
+        self._context = context
 
-    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
         """One term, `task`."""
-        return {"task": self._task.loss(model(*batch.inputs.values()), batch.target)}
+        with self._context.autocast():
+            outputs = model(*batch.inputs.values())
+        return {"task": self._context.task.loss(outputs, batch.target)}
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -131,6 +158,7 @@ def fit(
     training = _Training(model, objective, schedule, context, name)
     training.resume()
     training.finish()
+    objective.finish()
     move(model, torch.device("cpu"), torch.contiguous_format)
     model.eval()
 
@@ -166,6 +194,8 @@ class _Training:
         self._order: Tensor | None = None
         self._sums = _Sums(0, {})
         self._pending: list[dict[str, Tensor]] = []
+        self._gradient_looks = _spread(schedule.epochs, GRADIENT_LOOKS)
+        self._gradient_shares: dict[str, float] | None = None
         self._first_point = len(context.journal.curve)
 
     def _new_optimizer(self) -> torch.optim.SGD:
@@ -215,10 +245,14 @@ class _Training:
             group["lr"] = self._schedule.rate(self._step, self._num_steps)
         self._model.train()
         self._objective.train()
-        with context.autocast():
-            terms = self._objective.terms(self._model, context.to_device(batch))
-        torch.stack([term.float() for term in terms.values()]).sum().backward()  # pyright: ignore[reportUnknownMemberType]
-        nn.utils.clip_grad_norm_(self._parameters, self._schedule.max_gradient_norm)
+        moment = Moment(self._step, self._num_steps, epoch)
+        terms = self._objective.terms(self._model, context.to_device(batch), moment)
+        if position == 0 and epoch in self._gradient_looks:
+            self._gradient_shares = gradient_shares(terms, self._model)
+        torch.stack(list(terms.values())).sum().backward()  # pyright: ignore[reportUnknownMemberType]
+        for module in (self._model, self._objective):
+            # Apart, so that what is trained beside the model and dropped after does not shorten the model's steps.
+            nn.utils.clip_grad_norm_(list(module.parameters()), self._schedule.max_gradient_norm)
         self._optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.append({key: term.detach() for key, term in terms.items()})
@@ -259,11 +293,13 @@ class _Training:
             epoch=self._step / self._steps_per_epoch,
             loss=sum(terms.values()),
             terms=terms,
+            gradient_shares=self._gradient_shares,
             validation=self._validate(),
             learning_rate=self._schedule.rate(self._step - 1, self._num_steps),
         )
         self._context.journal.curve.append(point)
         self._sums = _Sums(0, {})
+        self._gradient_shares = None
 
     def _validate(self) -> float | None:
         split = self._context.data.validation
@@ -282,6 +318,7 @@ class _Training:
                 self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
         self._step = header["step"]
         self._sums = _Sums(**header["sums"])
+        self._gradient_shares = header["gradient_shares"]
         self._context.journal.curve.extend(CurvePoint.model_validate(point) for point in header["curve"])
         self._context.progress.say(f"{self._name}: continues at step {self._step + 1} of {self._num_steps}")
 
@@ -300,10 +337,37 @@ class _Training:
         header = {
             "step": self._step,
             "sums": {"steps": self._sums.steps, "terms": self._sums.terms},
+            "gradient_shares": self._gradient_shares,
             "curve": [point.model_dump() for point in self._context.journal.curve[self._first_point :]],
         }
         whole = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
         write_atomically(self._checkpoint, save(whole, metadata={"potstill": json.dumps(header)}))
+
+
+def gradient_shares(terms: dict[str, Tensor], model: nn.Module) -> dict[str, float] | None:
+    """The L2 norm of each term's gradient for the model's parameters, over the sum of the norms; None for one term.
+
+    The norms are those of the terms alone: where two terms pull against each other, the step is shorter than either.
+    """
+    if len(terms) < 2:
+        return None
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    norms: dict[str, float] = {}
+    for name, term in terms.items():
+        found: tuple[Tensor | None, ...] = ()
+        if term.requires_grad:
+            found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        squares = [gradient.float().square().sum() for gradient in found if gradient is not None]
+        norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    total = sum(norms.values())
+    return {name: norm / total for name, norm in norms.items()} if 0 < total < math.inf else None
+
+
+def _spread(count: int, looks: int) -> set[int]:
+    """At most so many of the first `count` numbers, evenly spread, the first and the last among them."""
+    if count <= looks:
+        return set(range(count))
+    return {round(look * (count - 1) / (looks - 1)) for look in range(looks)}
 
 
 def _read(checkpoint: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:

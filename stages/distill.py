@@ -1,16 +1,18 @@
-"""Distillation: a new student that learns from the run's teacher."""
+"""Distillation: a new student that learns from the run's teacher, or from whatever its knowledge names."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from torch import nn
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Blueprint
 from ..pipeline.models import BuiltInModel, ModelReference, PythonModel, derive, resolve
 from ..pipeline.seeding import seeded
-from ..pipeline.training import Schedule, fit
-from .knowledge.objective import Distillation, DistillationObjective
+from .inheritance import inherit
+from .knowledge.objective import DistillationTraining, learn
 from .stage import Context, Stage
 
 
@@ -24,6 +26,8 @@ class StudentOfTeacher(BaseModel):
     """Multiplies the teacher's channels; rounded to what the network takes."""
     depth: Annotated[float, Field(gt=0)] = 1.0
     """Multiplies the teacher's blocks; rounded to whole ones."""
+    weights: Literal["new", "teacher"] = "new"
+    """`teacher`: begins with the teacher's weights, evenly spaced channels of its first blocks (Xu et al. 2024)."""
 
 
 def _form(value: Any) -> str:
@@ -37,12 +41,14 @@ Student = Annotated[
 ]
 
 
-class Distill(Stage, Schedule, Distillation, frozen=True, extra="forbid"):
+class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
     """Train a new, smaller student on the teacher's knowledge and the labels."""
 
     stage: Literal["distill"] = "distill"
     student: Student
     """A model reference, or `{from: teacher, width: 0.5, depth: 0.5}`."""
+    generations: Annotated[int, Field(ge=1)] = 1
+    """How often: each generation's student is taught by the one before it (born-again networks, Furlanello 2018)."""
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """The trained student; of `artifact`, only the shapes of inputs and outputs are used."""
@@ -52,12 +58,23 @@ class Distill(Stage, Schedule, Distillation, frozen=True, extra="forbid"):
             input_shapes=artifact.blueprint.input_shapes,
             num_classes=artifact.blueprint.num_classes,
         )
-        with seeded(context.seed, "student"):
-            student = blueprint.build()
         context.journal.fact("student", reference.model_dump(mode="json"))
-        if self.epochs:
-            fit(student, DistillationObjective(self, student, context), self, context, name="distill")
-        return Artifact(model=student.eval(), blueprint=blueprint, lineage=artifact.lineage)
+        made = self._generation(1, blueprint, context)
+        for number in range(2, self.generations + 1):
+            made = self._generation(number, blueprint, replace(context, teacher=context.teacher_of(made)))
+        return replace(made, lineage=artifact.lineage)
+
+    def _generation(self, number: int, blueprint: Blueprint, context: Context) -> Artifact:
+        with seeded(context.seed, "student", *([number] if number > 1 else [])):
+            student = blueprint.build()
+        self._inherit(student, context)
+        name = "distill" if self.generations == 1 else f"generation-{number}"
+        learn(student, self, blueprint, context, name=name)
+        return Artifact(model=student.eval(), blueprint=blueprint)
+
+    def _inherit(self, student: nn.Module, context: Context) -> None:
+        if isinstance(self.student, StudentOfTeacher) and self.student.weights == "teacher":
+            inherit(student, context.require_teacher().artifact.model)
 
     def _reference(self, context: Context) -> BuiltInModel | PythonModel:
         if isinstance(self.student, StudentOfTeacher):
@@ -66,10 +83,10 @@ class Distill(Stage, Schedule, Distillation, frozen=True, extra="forbid"):
         return resolve(self.student, context.directory)
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:
-        """A new student knows nothing of an earlier quantization."""
+        """A new student knows nothing of an earlier quantization; its teachers must be there before it."""
         if self.is_quantized_by(earlier):
             return "begins a new student in float, so what `quantize` did would be lost; put it before `quantize`"
-        return None
+        return self.teachers_problem(earlier)
 
     def untrained(self) -> Self:
         """The same student with its first weights."""

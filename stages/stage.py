@@ -33,6 +33,10 @@ class Context(TrainingContext):
             )
         return self.teacher
 
+    def teacher_of(self, artifact: Artifact) -> Teacher:
+        """An earlier step's artifact as a teacher."""
+        return Teacher(artifact)
+
 
 class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     """One step of a recipe; its fields are its YAML keys. A subclass in a module of this package is found by itself."""

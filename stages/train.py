@@ -18,7 +18,7 @@ class Train(Stage, Schedule, frozen=True, extra="forbid"):
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """A trained copy of the artifact."""
         model = deepcopy(artifact.model)
-        fit(model, TaskObjective(context.task), self, context)
+        fit(model, TaskObjective(context), self, context)
         return replace(artifact, model=model)
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:

@@ -1,129 +1,287 @@
 """The `knowledge:` of a recipe, and the loss it makes."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
+from ...pipeline.blueprint import Blueprint
 from ...pipeline.data import Batch
 from ...pipeline.errors import StageError
-from ...pipeline.training import Objective, on_device
-from ..stage import Context
-from .feature import HintLoss
-from .matching import Taps, matched_ends, output_shapes, require_layers
-from .response import soft_targets
+from ...pipeline.registry import Named, discovered
+from ...pipeline.seeding import derive, generator, seeded
+from ...pipeline.taps import Outputs, outputs_of
+from ...pipeline.teacher import Teacher
+from ...pipeline.training import Moment, Objective, Schedule, fit, on_device
+from ..stage import Context, Stage
+from .anatomy import Anatomy, LayerError
+from .method import Method, Need, Observation, Taught, Term, Views
+from .pair import Pair
+from .response.kd import SoftTargets
+
+KINDS = ("response", "feature", "relation", "transformer", "scheme")
+REHEARSED = 4
+"""Samples of a rehearsed step."""
+TEACHER = "teacher"
+"""What the run's own teacher is called among `teachers`."""
 
 
-class SoftTargets(BaseModel, frozen=True, extra="forbid"):
-    """The teacher's softened outputs (Hinton et al. 2015)."""
-
-    temperature: Annotated[float, Field(gt=0)] = 4.0
-    weight: Annotated[float, Field(gt=0)] = 0.9
-    """Multiplies T²·KL."""
-
-
-class LayerPair(BaseModel, frozen=True, extra="forbid"):
-    """Two layers by module path."""
-
-    student: str
-    teacher: str
+def methods() -> dict[str, type[Method]]:
+    """Every method by its name in a recipe: one module each, in the folder of its kind."""
+    found: dict[str, type[Method]] = {}
+    for kind in KINDS:
+        found |= discovered(f"{__package__}.{kind}", Method)
+    return found
 
 
-class Hint(BaseModel, frozen=True, extra="forbid"):
-    """The teacher's feature maps (FitNets, Romero et al. 2015), through projectors that are dropped afterwards."""
-
-    layers: Literal["auto"] | tuple[LayerPair, ...] = "auto"
-    """`auto`: the ends of the resolution stages of both networks."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Multiplies the mean squared error."""
-
-
-class Knowledge(BaseModel, frozen=True, extra="forbid"):
-    """One entry of a `knowledge:` list: the name of a method and its settings."""
-
-    kd: SoftTargets | None = None
-    hint: Hint | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if len(self.model_fields_set) != 1:
-            allowed = ", ".join(type(self).model_fields)
-            raise ValueError(f"each entry names exactly one of {allowed}, such as `- kd: {{temperature: 4}}`")
-        return self
+def name_of(method: Method) -> str:
+    """The method's name in a recipe."""
+    return type(method).__module__.rpartition(".")[2]
 
 
 class Distillation(BaseModel, frozen=True, extra="forbid"):
-    """What a training learns from: the teacher's knowledge, and the task itself."""
+    """What a training learns from: the knowledge of one teacher or several, and the task itself."""
 
-    knowledge: tuple[Knowledge, ...] = (Knowledge(kd=SoftTargets()),)
+    knowledge: tuple[Annotated[Method, Named(methods)], ...] = (SoftTargets(),)
     task_weight: Annotated[float, Field(ge=0)] = 0.1
     """Multiplies the task's own loss: for classification, the cross-entropy with the labels."""
+    teachers: tuple[str, ...] = (TEACHER,)
+    """Names of earlier steps whose models teach; `teacher` is the run's own."""
+    combine: Literal["average", "confidence"] = "average"
+    """How the losses of several teachers count: alike, or in each sample by how well each teacher knows the label."""
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         if not self.knowledge and self.task_weight == 0:
             raise ValueError("nothing to learn from: give `knowledge` a term or `task_weight` a positive number")
+        if not self.teachers and any(method.learns_from_teacher for method in self.knowledge):
+            raise ValueError("`teachers` is empty, but `knowledge` has a method that learns from one")
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError("`teachers` names the same step twice")
         return self
+
+    def teachers_problem(self, earlier: Sequence[Stage]) -> str | None:
+        """Which of the `teachers` is not there yet, in a sentence; None where all are."""
+        known = [TEACHER, *(stage.step_name for stage in earlier)]
+        for name in self.teachers:
+            if name not in known:
+                return f"`teachers` names `{name}`, which is no earlier step; there are {', '.join(known)}"
+        return None
+
+
+class DistillationTraining(Schedule, Distillation, frozen=True, extra="forbid"):
+    """How long to train, and what to learn from meanwhile."""
+
+
+def learn(
+    model: nn.Module, training: DistillationTraining, blueprint: Blueprint, context: Context, *, name: str
+) -> None:
+    """Train `model` in place; for 0 epochs, rehearse one step on a copy instead, which finds what would stop the first.
+
+    Raises StageError where a method of the `knowledge:` list cannot serve the model and its teachers.
+    """
+    if training.epochs:
+        fit(model, DistillationObjective(training, model, blueprint, context), training, context, name=name)
+        return
+    if context.teacher is None:
+        return
+    objective = DistillationObjective(training, model, blueprint, context, live=True)
+    index = torch.arange(min(REHEARSED, len(context.data.train)))
+    batch = context.data.train.batch(index, generator=generator(context.seed, "rehearsal"))
+    objective.terms(deepcopy(model).train(), context.to_device(batch), Moment(0, 1, 0))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One entry of the list with its terms, one for each teacher."""
+
+    name: str
+    method: Method
+    terms: tuple[Term, ...]
 
 
 class DistillationObjective(Objective):
     """The task's loss and the terms of a `knowledge:` list, each weighted."""
 
-    def __init__(self, settings: Distillation, model: nn.Module, context: Context) -> None:
+    def __init__(
+        self, settings: Distillation, model: nn.Module, blueprint: Blueprint, context: Context, *, live: bool = False
+    ) -> None:
         super().__init__()
+        self._live = live
         self._settings = settings
         self._context = context
-        self._hints = nn.ModuleList(
-            self._hint_loss(entry.hint, model) for entry in settings.knowledge if entry.hint is not None
+        self._teachers = tuple(self._chosen_teachers())
+        self._entries = tuple(self._made_entries(model.to(context.device), blueprint))
+        self._terms = nn.ModuleList(term for entry in self._entries for term in entry.terms)
+        context.journal.fact(
+            "knowledge",
+            [
+                {
+                    "term": entry.name,
+                    "method": name_of(entry.method),
+                    "weight": entry.method.weight,
+                    "taps": ", ".join(str(match) for match in entry.terms[0].matches),
+                }
+                for entry in self._entries
+            ],
         )
 
-    def _hint_loss(self, hint: Hint, model: nn.Module) -> HintLoss:
+    def _chosen_teachers(self) -> Iterator[Teacher]:
+        if not any(method.learns_from_teacher for method in self._settings.knowledge):
+            return
+        context = self._context
+        for name in self._settings.teachers:
+            known = context.artifacts.get(name)
+            if name == TEACHER:
+                yield context.require_teacher()
+            elif known is None:
+                names = ", ".join([TEACHER, *context.artifacts])
+                raise StageError(f"`teachers` names `{name}`, which is no earlier step; there are {names}")
+            else:
+                yield context.teacher_of(known)
+
+    def _made_entries(self, model: nn.Module, blueprint: Blueprint) -> Iterator[_Entry]:
         context = self._context
         inputs = {name: on_device(tensor, context.device) for name, tensor in context.data.example().items()}
-        teacher = context.require_teacher().model(context)
-        theirs = output_shapes(teacher, inputs)
-        mine = output_shapes(model.to(context.device), inputs)
-        if hint.layers == "auto":
-            return HintLoss(matched_ends(mine, theirs), mine, theirs, context.seed)
-        require_layers(model, [pair.student for pair in hint.layers], "student", mine)
-        require_layers(teacher, [pair.teacher for pair in hint.layers], "teacher", theirs)
-        for pair in hint.layers:
-            if len(mine[pair.student]) != len(theirs[pair.teacher]):
-                raise StageError(
-                    f"`hint`: `{pair.student}` gives {len(mine[pair.student])} dimensions and `{pair.teacher}` "
-                    f"{len(theirs[pair.teacher])}: pair maps with maps, vectors with vectors"
-                )
-        return HintLoss([(pair.student, pair.teacher) for pair in hint.layers], mine, theirs, context.seed)
+        student = Anatomy(model, inputs)
+        anatomies = [Anatomy(teacher.model(context), inputs) for teacher in self._teachers]
+        counts: dict[str, int] = {}
+        for method in self._settings.knowledge:
+            counts[name_of(method)] = number = counts.get(name_of(method), 0) + 1
+            name = name_of(method) if number == 1 else f"{name_of(method)}#{number}"
+            seed = derive(context.seed, "knowledge", name)
+            against = anatomies if method.learns_from_teacher else [student]
+            pairs = [Pair(name_of(method), student, each, context, seed, blueprint, servants) for each in against]
+            with seeded(seed, "term"):
+                entry = _Entry(name, method, tuple(method.term(pair) for pair in pairs))
+            yield entry
 
-    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`task`, and one term for each entry of the list; a method that appears twice is numbered."""
-        hints = [hint for hint in self._hints if isinstance(hint, HintLoss)]
-        with Taps(model, {path for hint in hints for path, _ in hint.pairs}) as mine:
-            outputs = model(*batch.inputs.values()).float()
+    def terms(self, model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
+        """`task`, and one term for each entry of the list; a method that appears twice is numbered.
+
+        What a method trains for itself, such as peers, is a term of its own, which no weight multiplies.
+        """
+        context = self._context
+        weights = {entry.name: entry.method.weight_at(moment.progress) for entry in self._entries}
+        active = [entry for entry in self._entries if weights[entry.name]]
+        with context.autocast():
+            student = outputs_of(model, batch.inputs, _taps(active, "student"))
+        seen = list(self._observations(model, student, batch, moment, active))
         found: dict[str, Tensor] = {}
         if self._settings.task_weight:
-            found["task"] = self._settings.task_weight * self._context.task.loss(outputs, batch.target)
-        theirs = self._teacher_maps(batch, {path for hint in hints for _, path in hint.pairs})
-        remaining = iter(hints)
-        for entry in self._settings.knowledge:
-            if entry.kd is not None:
-                logits = self._context.require_teacher().logits(batch, self._context)
-                _add(found, "kd", entry.kd.weight * soft_targets(outputs, logits, entry.kd.temperature))
-            if entry.hint is not None:
-                _add(found, "hint", entry.hint.weight * next(remaining)(mine.outputs, theirs))
+            found["task"] = self._settings.task_weight * self._task_loss(student, batch, active, seen)
+        confidences = self._confidences(seen, batch)
+        for entry in self._entries:
+            if entry not in active:
+                found[entry.name] = torch.zeros((), device=batch.target.device)
+                continue
+            taught, own = _taught(entry, seen, confidences)
+            found[entry.name] = weights[entry.name] * taught
+            if own is not None:
+                found[f"{entry.name} itself"] = own
         return found
 
-    @torch.no_grad()
-    def _teacher_maps(self, batch: Batch, paths: set[str]) -> dict[str, Tensor]:
-        if not paths:
-            return {}
-        teacher = self._context.require_teacher().model(self._context)
-        with Taps(teacher, paths) as taps:
-            teacher(*batch.inputs.values())
-        return taps.outputs
+    def _observations(
+        self, model: nn.Module, student: Outputs, batch: Batch, moment: Moment, active: Sequence[_Entry]
+    ) -> Iterator[Observation]:
+        context = self._context
+        learning = [entry for entry in active if entry.method.learns_from_teacher]
+        for number, teacher in enumerate(self._teachers if learning else ()):
+            taps = {match.teacher for entry in learning for match in entry.terms[number].matches}
+            outputs = (
+                teacher.live_outputs(batch, taps, context) if self._live else teacher.outputs(batch, taps, context)
+            )
+            again = self._look_again(model, teacher, batch)
+            yield Observation(batch, moment, student, outputs, model, teacher.model(context), again)
+        if not learning:
+            yield Observation(batch, moment, student, student, model, None)
+
+    def _look_again(self, model: nn.Module, teacher: Teacher, batch: Batch) -> Callable[[], Views]:
+        context = self._context
+
+        def look() -> Views:
+            strong = context.to_device(context.data.train.strong(batch))
+            with context.autocast():
+                mine = outputs_of(model, strong.inputs)
+                with torch.no_grad():
+                    theirs = outputs_of(teacher.model(context), strong.inputs)
+            return Views(mine, theirs)
+
+        return look
+
+    def _task_loss(
+        self, student: Outputs, batch: Batch, active: Sequence[_Entry], seen: Sequence[Observation]
+    ) -> Tensor:
+        """Of the batch, and where a method has a second view, of that one too."""
+        loss = self._context.task.loss(student.logits, batch.target)
+        if any("two views" in entry.method.needs for entry in active):
+            loss = loss + self._context.task.loss(seen[0].strong.student.logits, batch.target)
+        return loss
+
+    def _confidences(self, seen: Sequence[Observation], batch: Batch) -> Tensor | None:
+        """How much each teacher counts in each sample, (teachers, B); None where all count alike."""
+        if self._settings.combine == "average" or len(self._teachers) < 2 or len(seen) < 2:
+            return None
+        return confidence_weights(torch.stack([each.teacher.logits for each in seen]), batch.target)
 
 
-def _add(terms: dict[str, Tensor], name: str, value: Tensor) -> None:
-    number = sum(key.split("#")[0] == name for key in terms)
-    terms[f"{name}#{number + 1}" if number else name] = value
+def confidence_weights(logits: Tensor, target: Tensor) -> Tensor:
+    """Teachers' weights in each sample, (K, B) from logits (K, B, C): (1 - softmax_k(cross-entropy of k)) / (K - 1).
+
+    CA-MKD, Zhang et al. 2022, arXiv 2201.00007. They sum to one over the K ≥ 2 teachers.
+    """
+    errors = torch.stack([functional.cross_entropy(each, target, reduction="none") for each in logits])
+    return (1 - errors.softmax(0)) / (len(logits) - 1)
+
+
+def _taps(active: Sequence[_Entry], whose: Literal["student", "teacher"]) -> set[str]:
+    return {getattr(match, whose) for entry in active for term in entry.terms for match in term.matches}
+
+
+def _taught(entry: _Entry, seen: Sequence[Observation], confidences: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The mean loss over the teachers, and the sum of what the terms train for themselves."""
+    losses: list[Tensor] = []
+    own: list[Tensor] = []
+    for number, (term, observation) in enumerate(zip(entry.terms, seen, strict=False)):
+        found: Taught = term(observation)
+        loss, trained = found if isinstance(found, tuple) else (found, None)
+        if confidences is not None:
+            if loss.ndim == 0:
+                raise StageError(
+                    f"`{name_of(entry.method)}` compares samples with each other, so teachers cannot be weighed in "
+                    "each sample: use `combine: average`, or a method whose loss each sample has its own of, as `kd`"
+                )
+            loss = len(entry.terms) * confidences[number] * loss
+        losses.append(loss.mean())
+        if trained is not None:
+            own.append(trained)
+    return torch.stack(losses).mean(), torch.stack(own).sum() if own else None
+
+
+def servants(pair: Pair) -> list[str]:
+    """The names of the methods that can serve a pair, by what its networks have."""
+    offered: set[Need] = {"logits", "labels", "gradients", "two views"}
+    for need, find in _FINDERS.items():
+        if all(_has(find, anatomy) for anatomy in (pair.student, pair.teacher)):
+            offered.add(need)
+    return [name for name, method in methods().items() if offered.issuperset(method.needs)]
+
+
+_FINDERS: Mapping[Need, Callable[[Anatomy], Sequence[str]]] = {
+    "maps": Anatomy.stage_ends,
+    "features": Anatomy.features,
+    "linear head": Anatomy.last_map,
+    "attention": Anatomy.attentions,
+}
+
+
+def _has(find: Callable[[Anatomy], Sequence[str]], anatomy: Anatomy) -> bool:
+    try:
+        return bool(find(anatomy))
+    except LayerError:
+        return False

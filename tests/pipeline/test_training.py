@@ -11,7 +11,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Batch
 from potstill.pipeline.errors import TrainingError
 from potstill.pipeline.progress import Silent
-from potstill.pipeline.training import Objective, Schedule, TaskObjective, accuracy, fit
+from potstill.pipeline.training import Moment, Objective, Schedule, TaskObjective, accuracy, fit
 from potstill.stages.stage import Context
 
 NewArtifact = Callable[..., Artifact]
@@ -65,17 +65,17 @@ class NanAtStep(Objective):
         self.step = step
         self.inner = inner
 
-    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
         self.step -= 1
         factor = float("nan") if self.step < 0 else 1.0
-        return {"task": factor * self.inner.terms(model, batch)["task"]}
+        return {"task": factor * self.inner.terms(model, batch, moment)["task"]}
 
 
 class TestFit:
     def test_training_learns(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
         context = new_context()
         model = deepcopy(new_artifact().model)
-        fit(model, TaskObjective(context.task), Schedule(epochs=4), context)
+        fit(model, TaskObjective(context), Schedule(epochs=4), context)
         assert accuracy(model, context.data.test, context) > 0.9
 
     def test_the_same_seed_gives_the_same_weights_bit_for_bit(
@@ -85,7 +85,7 @@ class TestFit:
         for step in ("one", "two"):
             context = new_context(step=step)
             models.append(deepcopy(new_artifact().model))
-            fit(models[-1], TaskObjective(context.task), Schedule(epochs=1), context)
+            fit(models[-1], TaskObjective(context), Schedule(epochs=1), context)
         assert same_weights(*models)
 
     def test_another_seed_gives_other_weights(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
@@ -93,7 +93,7 @@ class TestFit:
         for seed in (1, 2):
             context = new_context(step=f"seed-{seed}", seed=seed)
             models.append(deepcopy(new_artifact().model))
-            fit(models[-1], TaskObjective(context.task), Schedule(epochs=1), context)
+            fit(models[-1], TaskObjective(context), Schedule(epochs=1), context)
         assert not same_weights(*models)
 
     @pytest.mark.parametrize("interrupted_at", [1, 4, 5, 8])
@@ -107,18 +107,18 @@ class TestFit:
         schedule = Schedule(epochs=2)
         undisturbed, resumed = deepcopy(new_artifact().model), deepcopy(new_artifact().model)
         calm = new_context(step="calm")
-        fit(undisturbed, TaskObjective(calm.task), schedule, calm)
+        fit(undisturbed, TaskObjective(calm), schedule, calm)
 
         # A constant of the loop: with none of it between checkpoints, each step leaves one.
         monkeypatch.setattr("potstill.pipeline.training.CHECKPOINT_SECONDS", 0.0)
         stormy = new_context(step="stormy")
         object.__setattr__(stormy, "progress", StoppingProgress(interrupted_at))
         with pytest.raises(KeyboardInterrupt):
-            fit(resumed, TaskObjective(stormy.task), schedule, stormy)
+            fit(resumed, TaskObjective(stormy), schedule, stormy)
         stormy.journal.curve.clear()
         object.__setattr__(stormy, "progress", Silent())
         fresh = deepcopy(new_artifact().model)
-        fit(fresh, TaskObjective(stormy.task), schedule, stormy)
+        fit(fresh, TaskObjective(stormy), schedule, stormy)
         assert same_weights(undisturbed, fresh)
         assert stormy.journal.curve == calm.journal.curve
 
@@ -126,7 +126,7 @@ class TestFit:
         self, new_artifact: NewArtifact, new_context: NewContext
     ) -> None:
         context = new_context()
-        fit(deepcopy(new_artifact().model), TaskObjective(context.task), Schedule(epochs=3), context)
+        fit(deepcopy(new_artifact().model), TaskObjective(context), Schedule(epochs=3), context)
         assert [point.epoch for point in context.journal.curve] == [1.0, 2.0, 3.0]
         assert all(point.validation is not None for point in context.journal.curve)
 
@@ -135,7 +135,7 @@ class TestFit:
     ) -> None:
         monkeypatch.setattr("potstill.pipeline.training.CHECKPOINT_SECONDS", 0.0)
         context = new_context()
-        objective = NanAtStep(7, TaskObjective(context.task))
+        objective = NanAtStep(7, TaskObjective(context))
         with pytest.raises(TrainingError, match=r"not finite at step 8 of 10 \(epoch 2\).*learning_rate"):
             fit(deepcopy(new_artifact().model), objective, Schedule(epochs=2), context)
         kept = context.checkpoints / "train.safetensors"
@@ -148,5 +148,5 @@ class TestFit:
         artifact = new_artifact()
         model = deepcopy(artifact.model)
         context = new_context()
-        fit(model, TaskObjective(context.task), Schedule(epochs=0), context)
+        fit(model, TaskObjective(context), Schedule(epochs=0), context)
         assert same_weights(model, artifact.model)

@@ -1,0 +1,212 @@
+"""The layers of a network as one forward shows them: where its stages end, what its head is, what comes before what."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...pipeline.taps import INPUT, Outputs, outputs_of, path_of
+
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Softplus,
+    nn.Sigmoid,
+    nn.Tanh,
+)
+
+
+class LayerError(Exception):
+    """Why a network has no such layer, in a sentence; the caller adds the method and its alternatives."""
+
+
+@dataclass
+class _Record:
+    """What hooks saw during one forward; tensors are held so that no identity is used twice."""
+
+    returned: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    given: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    order: dict[str, None] = field(default_factory=dict[str, None])
+    """Paths as they finish; of several runs of one module, the last."""
+
+
+class Anatomy:
+    """A network's layers, known from one forward in eval mode on a few samples."""
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        self.model = model
+        self._inputs = dict(inputs)
+        self._modules = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
+        self._record, self._logits = _watched(model, self._inputs)
+
+    @property
+    def num_classes(self) -> int:
+        """The length of the logits."""
+        return self._logits.shape[-1]
+
+    def shape(self, tap: str) -> tuple[int, ...]:
+        """The shape at a tap, batch included. Raises LayerError for no module, or one without a single tensor."""
+        path = path_of(tap)
+        if path not in self._modules or not path:
+            close = difflib.get_close_matches(path, self._modules, n=1)
+            raise LayerError(f"has no layer `{path}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+        found = (self._record.given if tap.endswith(INPUT) else self._record.returned).get(path)
+        if found is None:
+            what = "is not given one tensor" if tap.endswith(INPUT) else "does not return one tensor"
+            raise LayerError(f"has a layer `{path}`, but it {what} when the model runs")
+        return tuple(found.shape)
+
+    def matching(self, pattern: str) -> list[str]:
+        """The taps whose module paths fit a pattern such as ``layer?`` or ``blocks.*:input``, in running order.
+
+        Patterns are those of the shell; as in a shell, a `*` stays within one part of a dotted path.
+        """
+        wanted = path_of(pattern).split(".")
+        side = pattern[len(path_of(pattern)) :]
+        found = [path + side for path in self._record.order if _fits(path.split("."), wanted)]
+        if not found:
+            self.shape(pattern)  # says which name is near
+        return found
+
+    def stage_ends(self) -> list[str]:
+        """The last module of each resolution of maps (B, C, H, W), largest first; pooled 1×1 maps are left out."""
+        ends: dict[tuple[int, ...], str] = {}
+        for path in self._record.order:
+            shape = self._record.returned[path].shape if path in self._record.returned else ()
+            if len(shape) == 4 and shape[2] > 1 and shape[3] > 1 and not self._is_attention(path):
+                ends[tuple(shape[2:])] = path
+        return list(ends.values())
+
+    def blocks(self) -> list[str]:
+        """The repeated blocks of a transformer, in order: numbered neighbours of one class that return (B, N, D)."""
+        numbered = [
+            path
+            for path in self._record.order
+            if path.rpartition(".")[2].isdigit() and len(self._returned_shape(path)) == 3
+        ]
+        chains = [
+            list(chain)
+            for _, chain in groupby(numbered, key=lambda path: (path.rpartition(".")[0], type(self._modules[path])))
+        ]
+        return max((chain for chain in chains if len(chain) > 1), key=len, default=list[str]())
+
+    def attentions(self) -> list[str]:
+        """The attention probabilities (B, heads, N, N) of each block, where a softmax module of its own gives them."""
+        return [path for path in self._record.order if self._is_attention(path)]
+
+    def ends(self) -> list[str]:
+        """What `layers: auto` taps: the blocks of a transformer, else the ends of the resolution stages."""
+        return self.blocks() or self.stage_ends()
+
+    def before_activation(self, tap: str) -> str:
+        """The tap just before the activation that made what flows at `tap`; `tap` itself where none did.
+
+        Raises LayerError for values that an activation outside any module cut off at zero.
+        """
+        held = self._record.returned.get(path_of(tap))
+        for path in self._record.order:
+            if self._record.returned.get(path) is held and isinstance(self._modules[path], ACTIVATIONS):
+                return path + INPUT
+        if held is not None and bool((held >= 0).all()):
+            raise LayerError(
+                f"gives no values below zero at `{tap}`, and the activation there is no module of its own; name a "
+                "layer before it"
+            )
+        return tap
+
+    def head(self) -> str:
+        """The linear layer that gives the logits. Raises LayerError where there is none."""
+        last = ""
+        for path in self._record.order:
+            module = self._modules[path]
+            if isinstance(module, nn.Linear) and module.out_features == self.num_classes:
+                last = path
+        if not last or not torch.equal(self._record.returned[last].reshape(-1), self._logits.reshape(-1)):
+            raise LayerError("does not end in a linear layer that gives the logits")
+        return last
+
+    def features(self) -> str:
+        """The tap of the pooled features (B, D): what goes into the head."""
+        return self.head() + INPUT
+
+    def last_map(self) -> str:
+        """The tap of the maps whose means over height and width are the features: those that class activations need.
+
+        Raises LayerError where the head stands on something else.
+        """
+        features = self._record.given[self.head()]
+        for path in reversed(self._record.order):
+            maps = self._record.returned.get(path)
+            if maps is None or maps.ndim != 4 or maps.shape[2:] == (1, 1) or maps.shape[:2] != features.shape:
+                continue
+            if torch.allclose(maps.mean((2, 3)), features, rtol=1e-3, atol=1e-4):
+                return path
+        raise LayerError("does not end in maps, their mean over height and width, and a linear layer")
+
+    @torch.no_grad()
+    def look(self, taps: Iterable[str]) -> Outputs:
+        """What flows at the taps for the samples that the anatomy was found with, in eval mode."""
+        training = self.model.training
+        self.model.eval()
+        found = outputs_of(self.model, self._inputs, tuple(taps))
+        self.model.train(training)
+        return found
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a path."""
+        return self._modules[path]
+
+    def _returned_shape(self, path: str) -> tuple[int, ...]:
+        found = self._record.returned.get(path)
+        return () if found is None else tuple(found.shape)
+
+    def _is_attention(self, path: str) -> bool:
+        shape = self._returned_shape(path)
+        return isinstance(self._modules[path], nn.Softmax) and len(shape) == 4 and shape[2] == shape[3]
+
+
+def _fits(path: list[str], wanted: list[str]) -> bool:
+    return len(path) == len(wanted) and all(fnmatchcase(*parts) for parts in zip(path, wanted, strict=True))
+
+
+@torch.no_grad()
+def _watched(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[_Record, Tensor]:
+    record = _Record()
+    paths = {module: path for path, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()) if path}
+
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if arguments and isinstance(arguments[0], Tensor):
+            record.given[paths[module]] = arguments[0].clone()
+
+    def after(module: nn.Module, arguments: Any, output: Any) -> None:
+        path = paths[module]
+        record.order.pop(path, None)
+        record.order[path] = None
+        if isinstance(output, Tensor):
+            record.returned[path] = output
+
+    handles = [module.register_forward_pre_hook(before) for module in paths]
+    handles += [module.register_forward_hook(after) for module in paths]
+    training = model.training
+    model.eval()
+    try:
+        logits = model(*inputs.values())
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return record, logits

@@ -1,0 +1,1 @@
+"""Knowledge in how samples, layers or channels relate to each other."""

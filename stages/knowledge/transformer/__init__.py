@@ -1,0 +1,1 @@
+"""Knowledge in the attentions and hidden states of encoders."""
