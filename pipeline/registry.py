@@ -98,7 +98,7 @@ class OneOf:
 class Named:
     """In ``Annotated[Base, Named(choices)]``: ``{name: {…settings}}`` becomes the subclass of that name.
 
-    Type checkers see `Base`. An instance of `Base` is taken as it is; ``{name: null}`` takes every default.
+    Type checkers see `Base`. An instance of `Base` is taken as it is; a bare name takes every default.
     """
 
     def __init__(self, choices: Callable[[], Mapping[str, type[BaseModel]]]) -> None:
@@ -110,7 +110,9 @@ class Named:
         config = ConfigDict(extra="forbid", json_schema_extra=_exactly_one)
         entry = create_model(f"{source.__name__} by name", __config__=config, **fields)
 
-        def named(value: BaseModel) -> BaseModel:
+        def named(value: BaseModel | str) -> BaseModel:
+            if isinstance(value, str):
+                return choices[value]()
             if len(value.model_fields_set) != 1:
                 example = f"`{next(iter(choices))}: {{}}`"
                 raise ValueError(f"each entry names exactly one of {', '.join(choices)}, such as {example}")
@@ -124,7 +126,10 @@ class Named:
             settings = value.model_dump(mode=info.mode, by_alias=info.by_alias, exclude_none=info.exclude_none)
             return {name: settings for name, choice in choices.items() if choice is type(value)}
 
-        validated = core_schema.no_info_after_validator_function(named, handler.generate_schema(entry))
+        forms = {"a name": core_schema.literal_schema(list(choices)), "an entry": handler.generate_schema(entry)}
+        validated = core_schema.no_info_after_validator_function(
+            named, core_schema.tagged_union_schema(forms, _entry_form)
+        )
         return core_schema.json_or_python_schema(
             json_schema=validated,
             python_schema=core_schema.no_info_wrap_validator_function(instance_or_entry, validated),
@@ -133,6 +138,12 @@ class Named:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return handler(cast(Any, schema)["json_schema"])
+
+
+def _entry_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "a name"
+    return "an entry" if isinstance(value, Mapping) else None
 
 
 def _exactly_one(schema: dict[str, Any]) -> None:

@@ -1,10 +1,10 @@
 """A student and its teacher side by side: which layers correspond, and which methods can serve the two."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Discriminator, Tag
 from torch import Tensor
 
 from ...pipeline.blueprint import Blueprint
@@ -21,7 +21,20 @@ class LayerPair(BaseModel, frozen=True, extra="forbid"):
     teacher: str
 
 
-Layers = str | LayerPair | tuple[LayerPair, ...]
+def _form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "a pattern"
+    if isinstance(value, LayerPair | Mapping):
+        return "a pattern for each network"
+    return "a list of pairs" if isinstance(value, list | tuple) else None
+
+
+Layers = Annotated[
+    Annotated[str, Tag("a pattern")]
+    | Annotated[LayerPair, Tag("a pattern for each network")]
+    | Annotated[tuple[LayerPair, ...], Tag("a list of pairs")],
+    Discriminator(_form),
+]
 """`auto`, a pattern for both networks, a pattern for each, or a list of pairs. A path may end in ``:input``."""
 
 Found = TypeVar("Found")

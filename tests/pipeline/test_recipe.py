@@ -13,6 +13,7 @@ from potstill.pipeline.errors import RecipeError
 from potstill.pipeline.models import PythonModel
 from potstill.pipeline.recipe import Recipe, load_recipe, recipe_file, recipe_yaml, stage_choices
 from potstill.pipeline.recipe_schema import json_schema
+from potstill.stages.knowledge.objective import methods
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -135,10 +136,11 @@ goal: 3
             "a.yaml:8: stages[0].epocs: unknown key; did you mean `epochs`? allowed: epochs, learning_rate, warmup, "
             "momentum, weight_decay, max_gradient_norm, stage, name",
             "a.yaml:12: stages[1].knowledge[0].kd.temprature: unknown key; did you mean `temperature`? "
-            "allowed: temperature, weight",
-            "a.yaml:12: stages[1].knowledge[1].kdd: unknown key; did you mean `kd`? allowed: kd, hint",
+            "allowed: weight, warmup, decay, until, standardize, temperature",
+            f"a.yaml:12: stages[1].knowledge[1].kdd: unknown key; did you mean `kd`? allowed: {', '.join(methods())}",
             "a.yaml:11: stages[1].epochs: must be a whole number, got 1.5",
-            "a.yaml:10: stages[1].student.widht: unknown key; did you mean `width`? allowed: from, width, depth",
+            "a.yaml:10: stages[1].student.widht: unknown key; did you mean `width`? allowed: from, width, depth, "
+            "weights",
             "a.yaml:13: stages[2]: must be a mapping with the key `stage`, got 'quantize'; "
             "allowed: distill, factorize, prune, quantize, train",
             "a.yaml:14: stages[3]: `stage: quantise` is unknown; did you mean `quantize`? "
