@@ -187,7 +187,10 @@ def compare(
 
 @app.command(name="list")
 @_told
-def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Of knowledge: as the tables in the docs.")] = False,
+) -> None:
     """List what a recipe can name.
 
     Each with the keys that may stand beside it.
@@ -195,14 +198,28 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     \b
     potstill list stages
     """
-    from .listing import entries
+    from .errors import UsageError
+    from .listing import entries, footnote, knowledge_markdown
 
+    if markdown:
+        if kind is not Kind.KNOWLEDGE:
+            raise UsageError(f"--markdown: only `potstill list knowledge` has it, not {kind.value}")
+        typer.echo(knowledge_markdown(), nl=False)
+        return
     found = entries(kind.value)
     width = max(len(entry.name) for entry in found)
+    group = ""
     for entry in found:
+        if entry.group != group:
+            group = entry.group
+            typer.echo(f"{group}:")
         typer.echo(f"{entry.name:{width}}  {entry.description}")
+        for line in entry.details:
+            typer.echo(f"{'':{width}}  {line}")
         if entry.keys:
             typer.echo(f"{'':{width}}  keys: {', '.join(entry.keys)}")
+    if footnote(kind.value):
+        typer.echo(footnote(kind.value))
 
 
 @app.command()

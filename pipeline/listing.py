@@ -7,6 +7,8 @@ from typing import get_args
 from pydantic import BaseModel
 
 from ..export.target import targets
+from ..stages.knowledge.costs import measured_costs
+from ..stages.knowledge.method import Method
 from ..stages.knowledge.objective import methods
 from .models import BuiltInModel, PythonModel
 from .recipe import source_choices, stage_choices
@@ -20,6 +22,10 @@ class Entry:
     description: str
     keys: tuple[str, ...]
     """The settings that may stand beside it."""
+    details: tuple[str, ...] = ()
+    """More about it, a line each."""
+    group: str = ""
+    """What it is listed under."""
 
 
 def entries(kind: str) -> list[Entry]:
@@ -28,7 +34,7 @@ def entries(kind: str) -> list[Entry]:
         case "stages":
             return list(_entries(stage_choices(), "stage"))
         case "knowledge":
-            return list(_entries(methods(), ""))
+            return [_method_entry(name, method) for name, method in methods().items()]
         case "models":
             (built_in,) = get_args(BuiltInModel.model_fields["name"].annotation)
             return list(_entries({str(built_in): BuiltInModel, "my_models.py:make_teacher": PythonModel}, "name"))
@@ -42,6 +48,59 @@ def _entries(choices: Mapping[str, type[BaseModel]], key: str) -> Iterator[Entry
     for name, choice in choices.items():
         keys = (field.alias or field_name for field_name, field in choice.model_fields.items())
         yield Entry(name, _first_sentence(choice), tuple(each for each in keys if each != key))
+
+
+def _method_entry(name: str, method: type[Method]) -> Entry:
+    details = [
+        method.source,
+        f"needs {', '.join(method.needs)} · weight {_default(method, 'weight'):g} beside a task weight of "
+        f"{method.task_weight:g} · step {step_cost(name)}",
+    ]
+    if method.stays_at_inference:
+        details.append("NOT FREE AT INFERENCE: what it adds to the student stays in the engine")
+    return Entry(name, _first_sentence(method), tuple(method.model_fields), tuple(details), method.kind)
+
+
+def step_cost(method: str) -> str:
+    """The time of a training step relative to plain `kd`, such as ``1.31x of kd``, as it was measured."""
+    costs = measured_costs()
+    found = None if costs is None else costs.relative.get(method)
+    return "not measured" if found is None else f"{found:.2f}x of kd"
+
+
+def _default(method: type[Method], field: str) -> float:
+    return float(method.model_fields[field].default)
+
+
+def footnote(kind: str) -> str:
+    """Where the numbers of a list come from; empty for lists without any."""
+    costs = measured_costs()
+    if kind != "knowledge" or costs is None:
+        return ""
+    return f"step times: {costs.pair}; {costs.machine}; {costs.date}; {costs.command}"
+
+
+def knowledge_markdown() -> str:
+    """All methods as Markdown tables, one a kind: the catalogue in the documentation."""
+    lines: list[str] = []
+    for kind in dict.fromkeys(method.kind for method in methods().values()):
+        lines += [
+            f"### {kind.capitalize()}",
+            "",
+            "| method | what is matched | needs | default weight (task) | step, × `kd` | source |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, method in methods().items():
+            if method.kind == kind:
+                weight = f"{_default(method, 'weight'):g} ({method.task_weight:g})"
+                stays = " **Not free at inference.**" if method.stays_at_inference else ""
+                cost = step_cost(name).removesuffix("x of kd")
+                lines.append(
+                    f"| `{name}` | {_first_sentence(method)}{stays} | {', '.join(method.needs)} | {weight} | {cost} | "
+                    f"{method.source} |"
+                )
+        lines.append("")
+    return "\n".join([*lines, footnote("knowledge").capitalize() or "Step times: not measured.", ""])
 
 
 def _first_sentence(choice: type[BaseModel]) -> str:

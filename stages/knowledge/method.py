@@ -87,6 +87,8 @@ class Method(BaseModel, ABC, frozen=True, extra="forbid"):
     learns_from_teacher: ClassVar[bool] = True
     runs_networks: ClassVar[bool] = False
     """Whether it runs student or teacher itself, so that stored outputs of the teacher do not serve it."""
+    task_weight: ClassVar[float] = 1.0
+    """What the default weight is meant beside: the weight of the task's own loss."""
     stays_at_inference: ClassVar[bool] = False
     """Whether the finished student is larger for it."""
 

@@ -48,8 +48,8 @@ class Distillation(BaseModel, frozen=True, extra="forbid"):
     """What a training learns from: the knowledge of one teacher or several, and the task itself."""
 
     knowledge: tuple[Annotated[Method, Named(methods)], ...] = (SoftTargets(),)
-    task_weight: Annotated[float, Field(ge=0)] = 0.1
-    """Multiplies the task's own loss: for classification, the cross-entropy with the labels."""
+    task_weight: Annotated[float, Field(ge=0)] | None = None
+    """Multiplies the task's own loss, for classification the cross-entropy; by default what the methods ask for."""
     teachers: tuple[str, ...] = (TEACHER,)
     """Names of earlier steps whose models teach; `teacher` is the run's own."""
     combine: Literal["average", "confidence"] = "average"
@@ -64,6 +64,13 @@ class Distillation(BaseModel, frozen=True, extra="forbid"):
         if len(set(self.teachers)) < len(self.teachers):
             raise ValueError("`teachers` names the same step twice")
         return self
+
+    @property
+    def balanced_task_weight(self) -> float:
+        """The weight of the task's own loss: as given, else the least that the methods' weights are meant beside."""
+        if self.task_weight is not None:
+            return self.task_weight
+        return min((method.task_weight for method in self.knowledge), default=1.0)
 
     def teachers_problem(self, earlier: Sequence[Stage]) -> str | None:
         """Which of the `teachers` is not there yet, in a sentence; None where all are."""
@@ -112,12 +119,14 @@ class DistillationObjective(Objective):
         self, settings: Distillation, model: nn.Module, blueprint: Blueprint, context: Context, *, live: bool = False
     ) -> None:
         super().__init__()
+        self._task_weight = settings.balanced_task_weight
         self._live = live
         self._settings = settings
         self._context = context
         self._teachers = tuple(self._chosen_teachers())
         self._entries = tuple(self._made_entries(model.to(context.device), blueprint))
         self._terms = nn.ModuleList(term for entry in self._entries for term in entry.terms)
+        context.journal.fact("task weight", self._task_weight)
         context.journal.fact(
             "knowledge",
             [
@@ -173,8 +182,8 @@ class DistillationObjective(Objective):
             student = outputs_of(model, batch.inputs, _taps(active, "student"))
         seen = list(self._observations(model, student, batch, moment, active))
         found: dict[str, Tensor] = {}
-        if self._settings.task_weight:
-            found["task"] = self._settings.task_weight * self._task_loss(student, batch, active, seen)
+        if self._task_weight:
+            found["task"] = self._task_weight * self._task_loss(student, batch, active, seen)
         confidences = self._confidences(seen, batch)
         for entry in self._entries:
             if entry not in active:

@@ -1,6 +1,7 @@
 """Facts about the command line: help, exit codes, and what it says."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,10 +120,32 @@ def test_compare_says_which_path_holds_no_report(capsys: Output, tmp_path: Path)
 def test_list_tells_each_name_with_a_sentence_and_its_keys(kind: str, names: list[str], capsys: Output) -> None:
     assert main(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
-    described = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if not line.startswith(" ")}
+    unindented = [line for line in lines if not line.startswith((" ", "step times")) and not line.endswith(":")]
+    described = {line.split()[0]: line.split(maxsplit=1)[1] for line in unindented}
     assert set(names) <= set(described)
     assert all(text.endswith((".", "``.")) or len(text) > 10 for text in described.values())
     assert any("keys: " in line for line in lines)
+
+
+def test_list_knowledge_tells_kind_needs_source_weight_and_cost(capsys: Output) -> None:
+    assert main(["list", "knowledge"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("response:\n")
+    assert "Hinton et al. 2015, arXiv 1503.02531" in out
+    assert re.search(
+        r"needs logits · weight 0\.9 beside a task weight of 0\.1 · step (not measured|[\d.]+x of kd)", out
+    )
+
+
+def test_the_catalogue_in_the_docs_is_what_the_list_prints(capsys: Output) -> None:
+    assert main(["list", "knowledge", "--markdown"]) == 0
+    catalogue = capsys.readouterr().out
+    assert catalogue in (Path(__file__).parents[2] / "docs" / "knowledge.md").read_text()
+
+
+def test_only_knowledge_is_listed_as_markdown(capsys: Output) -> None:
+    assert main(["list", "stages", "--markdown"]) == 2
+    assert "potstill list knowledge" in capsys.readouterr().err
 
 
 def test_schema_prints_json(capsys: Output) -> None:

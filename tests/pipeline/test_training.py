@@ -11,7 +11,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Batch
 from potstill.pipeline.errors import TrainingError
 from potstill.pipeline.progress import Silent
-from potstill.pipeline.training import Moment, Objective, Schedule, TaskObjective, accuracy, fit
+from potstill.pipeline.training import Moment, Objective, Schedule, TaskObjective, accuracy, fit, gradient_shares
 from potstill.stages.stage import Context
 
 NewArtifact = Callable[..., Artifact]
@@ -69,6 +69,18 @@ class NanAtStep(Objective):
         self.step -= 1
         factor = float("nan") if self.step < 0 else 1.0
         return {"task": factor * self.inner.terms(model, batch, moment)["task"]}
+
+
+class TestGradientShares:
+    def test_are_the_norms_of_the_terms_gradients_over_their_sum(self) -> None:
+        model = nn.Linear(2, 1, bias=False)
+        outputs = model(torch.tensor([[3.0, 4.0]]))
+        shares = gradient_shares({"a": outputs.sum(), "b": 3 * outputs.sum(), "off": torch.zeros(())}, model)
+        assert shares == pytest.approx({"a": 0.25, "b": 0.75, "off": 0.0})
+
+    def test_of_one_term_are_not_told(self) -> None:
+        model = nn.Linear(2, 1)
+        assert gradient_shares({"task": model(torch.ones(1, 2)).sum()}, model) is None
 
 
 class TestFit:

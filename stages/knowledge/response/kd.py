@@ -13,6 +13,7 @@ class SoftTargets(LogitMethod, frozen=True, extra="forbid"):
     """The teacher's softened outputs, T²·KL."""
 
     source = "Hinton et al. 2015, arXiv 1503.02531"
+    task_weight = 0.1
 
     temperature: Annotated[float, Field(gt=0)] = 4.0
     weight: Annotated[float, Field(gt=0)] = 0.9

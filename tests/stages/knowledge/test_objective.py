@@ -18,7 +18,7 @@ from potstill.pipeline.training import Moment, accuracy
 from potstill.stages.distill import Distill
 from potstill.stages.knowledge.anatomy import Anatomy
 from potstill.stages.knowledge.objective import Distillation, DistillationObjective
-from potstill.stages.knowledge.response.kd import soft_targets
+from potstill.stages.knowledge.response.kd import SoftTargets, soft_targets
 from potstill.stages.stage import Context
 from potstill.stages.train import Train
 
@@ -114,6 +114,93 @@ class TestHints:
         stage = Distill.model_validate({"student": {"from": "teacher"}, "knowledge": [hint], "epochs": 1})
         with pytest.raises(StageError, match=r"student has no layer `layr2`.*`layer2`"):
             stage.run(new_artifact(), context)
+
+
+class TestWeights:
+    def test_rise_fall_and_end_with_the_training(self) -> None:
+        method = SoftTargets(weight=2.0, warmup=0.25, decay=0.25, until=0.75)
+        shares = [0.0, 0.125, 0.25, 0.5, 0.625, 0.75, 0.9]
+        assert [method.weight_at(share) for share in shares] == [0.0, 1.0, 2.0, 2.0, 1.0, 0.0, 0.0]
+
+    def test_multiply_what_the_term_gives(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context(Teacher(new_artifact(width=16)))
+        student, batch = new_artifact().model, context.data.train.batch(torch.arange(8))
+        found: list[Tensor] = []
+        for weight, moment in ((1.0, Moment(0, 4, 0)), (3.0, Moment(0, 4, 0)), (3.0, Moment(2, 4, 1))):
+            entry = {"kd": {"weight": weight, "decay": 1.0}}
+            objective = DistillationObjective(
+                Distillation.model_validate({"knowledge": [entry]}), student, new_artifact().blueprint, context
+            )
+            found.append(objective.terms(student, batch, moment)["kd"])
+        torch.testing.assert_close(found[1], 3 * found[0])
+        torch.testing.assert_close(found[2], 1.5 * found[0])
+
+    @pytest.mark.parametrize(
+        ("knowledge", "expected"), [(["kd"], 0.1), (["hint"], 1.0), (["hint", "kd"], 0.1), ([], 1.0)]
+    )
+    def test_of_the_task_is_by_default_what_the_methods_ask_for(self, knowledge: list[str], expected: float) -> None:
+        assert Distillation.model_validate({"knowledge": knowledge}).balanced_task_weight == expected
+        given = Distillation.model_validate({"knowledge": knowledge, "task_weight": 0.5})
+        assert given.balanced_task_weight == 0.5
+
+    def test_of_zero_leave_the_teacher_alone(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context(Teacher(new_artifact(width=16)))
+        student = deepcopy(new_artifact().model)
+        settings = Distillation.model_validate({"knowledge": [{"hint": {"until": 0.5}}]})
+        objective = DistillationObjective(settings, student, new_artifact().blueprint, context)
+        batch = context.data.train.batch(torch.arange(8))
+        terms = objective.terms(student, batch, Moment(3, 4, 1))
+        assert float(terms["hint"]) == 0
+        assert not terms["hint"].requires_grad
+
+
+class TestRehearsal:
+    def test_finds_a_pair_that_a_method_cannot_serve_without_training(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context(Teacher(new_artifact()))
+        entry = {"hint": {"layers": [{"student": "layer9", "teacher": "layer2"}]}}
+        stage = Distill.model_validate({"student": {"from": "teacher"}, "knowledge": [entry], "epochs": 3})
+        with pytest.raises(StageError, match="layer9"):
+            stage.untrained().run(new_artifact(), context)
+
+    def test_leaves_the_student_as_it_was(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context(Teacher(new_artifact(width=16)))
+        stage = Distill.model_validate({"student": {"from": "teacher"}, "knowledge": ["kd", "hint"], "epochs": 0})
+        first, second = (stage.run(new_artifact(), context).model for _ in range(2))
+        assert all(
+            torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+        )
+        assert int(first.get_buffer("bn1.num_batches_tracked")) == 0
+
+
+class TestJournal:
+    def test_tells_each_term_with_its_weight_and_taps(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context(Teacher(new_artifact(width=16)))
+        settings = Distillation.model_validate(
+            {"knowledge": ["kd", "hint", {"hint": {"layers": "layer2", "weight": 3}}]}
+        )
+        DistillationObjective(settings, new_artifact().model, new_artifact().blueprint, context)
+        assert context.journal.facts["task weight"] == 0.1
+        assert context.journal.facts["knowledge"] == [
+            {"term": "kd", "method": "kd", "weight": 0.9, "taps": ""},
+            {
+                "term": "hint",
+                "method": "hint",
+                "weight": 1.0,
+                "taps": "layer1 → layer1, layer2 → layer2, layer3 → layer3",
+            },
+            {"term": "hint#2", "method": "hint", "weight": 3.0, "taps": "layer2 → layer2"},
+        ]
+
+    def test_has_each_terms_share_of_the_gradient(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context(Teacher(new_artifact(width=16)))
+        stage = Distill.model_validate({"student": {"from": "teacher"}, "knowledge": ["kd", "hint"], "epochs": 2})
+        stage.run(new_artifact(), context)
+        for point in context.journal.curve:
+            assert point.gradient_shares is not None
+            assert set(point.gradient_shares) == {"task", "kd", "hint"}
+            assert sum(point.gradient_shares.values()) == pytest.approx(1)
 
 
 class TestDistill:
