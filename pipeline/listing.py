@@ -100,7 +100,7 @@ def knowledge_markdown() -> str:
                     f"{method.source} |"
                 )
         lines.append("")
-    return "\n".join([*lines, footnote("knowledge").capitalize() or "Step times: not measured.", ""])
+    return "\n".join([*lines, f"The {footnote('knowledge') or 'step times are not measured'}.", ""])
 
 
 def _first_sentence(choice: type[BaseModel]) -> str:

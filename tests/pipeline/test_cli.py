@@ -133,7 +133,7 @@ def test_list_knowledge_tells_kind_needs_source_weight_and_cost(capsys: Output) 
     assert out.startswith("response:\n")
     assert "Hinton et al. 2015, arXiv 1503.02531" in out
     assert re.search(
-        r"needs logits · weight 0\.9 beside a task weight of 0\.1 · step (not measured|[\d.]+x of kd)", out
+        r"needs logits · weight 0\.9 beside a task weight of 0\.1 · step (not measured|1\.\d+x of kd)", out
     )
 
 
