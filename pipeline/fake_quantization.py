@@ -4,7 +4,7 @@ Importing this module imports torchao, which takes a second or two: import it wh
 """
 
 import copy
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from .errors import ModelError
 from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, tensor_names
 from .quiet import quiet
+from .taps import INPUT, Marked, path_of
 
 # torchao says at import which GPU kernels it could not load, and that torch changed under it: neither is used here.
 with quiet("torchao", "torch.utils._pytree"):
@@ -132,13 +133,28 @@ class WeightQuantizer(FakeQuantizeBase):
 _AnyQuantizer = ActivationQuantizer | WeightQuantizer
 
 
-class FakeQuantizedModel(nn.Module):
+class FakeQuantizedModel(Marked):
     """A captured graph with a quantizer on every tensor that its `Quantization` names."""
 
     def __init__(self, graph: fx.GraphModule, quantizers: Mapping[str, _AnyQuantizer]) -> None:
         super().__init__()
         self.graph = graph
         self._quantizers = dict(quantizers)
+        self.marks = {}
+
+    def mark(self, taps: Iterable[str]) -> None:
+        """Let `Taps` read at modules of the captured model: what passes there, rounded where a quantizer follows.
+
+        Raises ModelError for a module that does nothing of its own in the graph.
+        """
+        for number, tap in enumerate(sorted(taps)):
+            node = _tapped(self.graph, tap)
+            self.graph.add_submodule(f"mark_{number}", nn.Identity())
+            with self.graph.graph.inserting_after(node):
+                mark = self.graph.graph.call_module(f"mark_{number}", (node,))
+            node.replace_all_uses_with(mark, delete_user_cb=lambda user, mark=mark: user is not mark)
+            self.marks = {**self.marks, tap: self.graph.get_submodule(f"mark_{number}")}
+        self.graph.recompile()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What the model computes with its quantized tensors rounded."""
@@ -194,6 +210,24 @@ def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping
     for name, grid in quantization.activations.items():
         cast(ActivationQuantizer, quantizers[name]).set_range(grid)
     return FakeQuantizedModel(prepared, quantizers).train(mode=False)
+
+
+def _tapped(graph: fx.GraphModule, tap: str) -> fx.Node:
+    """The node whose value a tap reads: that of the quantizer behind it, where there is one."""
+    path = path_of(tap)
+    inside = [node for node in graph.graph.nodes if node.op == "call_function" and _is_within(node, path)]
+    if not inside:
+        raise ModelError(f"the quantized model has no operator within `{path}`: tap another layer")
+    node: fx.Node = inside[-1]
+    if tap.endswith(INPUT):
+        node = next(each for each in inside[0].all_input_nodes if each.op != "get_attr")
+    (only, *others) = node.users
+    return only if not others and only.op == "call_module" else node
+
+
+def _is_within(node: fx.Node, path: str) -> bool:
+    stack = cast(dict[str, tuple[str, Any]], node.meta.get("nn_module_stack") or {})
+    return any(each == path for each, _ in stack.values())
 
 
 def quantization_of(model: FakeQuantizedModel, quantization: Quantization) -> Quantization:

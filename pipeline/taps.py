@@ -11,6 +11,13 @@ INPUT = ":input"
 """Ends a tap that reads what goes into a module; without it, a tap reads what comes out."""
 
 
+class Marked(nn.Module):
+    """A model whose forward is a graph without its modules; marks stand where the tapped ones were."""
+
+    marks: Mapping[str, nn.Module]
+    """By tap, a module through which the tapped tensor passes unchanged."""
+
+
 class Taps:
     """A context manager within which the tensors at `taps` are kept while the model runs.
 
@@ -28,8 +35,9 @@ class Taps:
 
     def __enter__(self) -> Self:
         for tap in self._taps:
-            module = self._model.get_submodule(path_of(tap))
-            if tap.endswith(INPUT):
+            mark = self._model.marks[tap] if isinstance(self._model, Marked) else None
+            module = mark or self._model.get_submodule(path_of(tap))
+            if tap.endswith(INPUT) and mark is None:
                 self._handles.append(module.register_forward_pre_hook(self._input_keeper(tap)))
             else:
                 self._handles.append(module.register_forward_hook(self._output_keeper(tap)))

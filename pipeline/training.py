@@ -354,7 +354,7 @@ def gradient_shares(terms: dict[str, Tensor], model: nn.Module) -> dict[str, flo
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norms: dict[str, float] = {}
     for name, term in terms.items():
-        found: tuple[Tensor | None, ...] = ()
+        found: Any = ()
         if term.requires_grad:
             found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
         squares = [gradient.float().square().sum() for gradient in found if gradient is not None]

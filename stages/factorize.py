@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Factorize as FactorizeEdit
 from ..pipeline.errors import StageError
-from .recovery import Recovery, recover, recovery_problem
+from .recovery import Recovery, recover
 from .stage import Context, Stage
 
 
@@ -60,7 +60,7 @@ class Factorize(Stage, frozen=True, extra="forbid"):
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:
         """Only what recovery learns from can be in the way."""
-        return recovery_problem(self.recover, earlier, quantized=self.is_quantized_by(earlier))
+        return self.recover.teachers_problem(earlier)
 
     def untrained(self) -> Self:
         """The same factors, not trained on; on untrained weights, whose spectra are flat, few layers pay."""

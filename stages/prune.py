@@ -16,7 +16,7 @@ from .pruning.groups import Criterion, Grouping, channel_groups
 from .pruning.proof import prove
 from .pruning.search import Cut, Search, blocks
 from .pruning.selection import ignored_paths
-from .recovery import Recovery, recover, recovery_problem
+from .recovery import Recovery, recover
 from .stage import Context, Stage
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -92,7 +92,7 @@ class Prune(Stage, frozen=True, extra="forbid"):
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:
         """Only what recovery learns from can be in the way."""
-        return recovery_problem(self.recover, earlier, quantized=self.is_quantized_by(earlier))
+        return self.recover.teachers_problem(earlier)
 
     def untrained(self) -> Self:
         """The same budget by weights alone, not trained on."""

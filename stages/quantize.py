@@ -9,7 +9,7 @@ from pydantic import Field
 from ..pipeline.artifact import Artifact
 from ..pipeline.processor import has_int8_dot_product
 from ..pipeline.quantization import Quantization
-from .recovery import Recovery, recover, recovery_problem
+from .recovery import Recovery, recover
 from .stage import Context, Stage
 
 
@@ -62,4 +62,4 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         """A model is quantized once."""
         if self.is_quantized_by(earlier):
             return "the model is already quantized by an earlier `quantize` stage; keep one of them"
-        return recovery_problem(self.recover, earlier, quantized=True)
+        return self.recover.teachers_problem(earlier)

@@ -1,6 +1,5 @@
 """Training a compressed artifact back up against the run's teacher."""
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Annotated
@@ -8,12 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from ..pipeline.artifact import Artifact
-from ..pipeline.errors import StageError
-from .knowledge.objective import DistillationTraining, learn, name_of
-from .stage import Context, Stage
-
-LOGITS_ALONE = frozenset({"logits", "labels", "two views"})
-"""What can be learnt from while a model is a captured graph without modules."""
+from .knowledge.objective import DistillationTraining, learn
+from .stage import Context
 
 
 class Recovery(DistillationTraining, frozen=True, extra="forbid"):
@@ -36,34 +31,16 @@ def recover(artifact: Artifact, recovery: Recovery, context: Context, *, samples
     return replace(artifact, model=model)
 
 
-def recovery_problem(recovery: Recovery, earlier: Sequence[Stage], *, quantized: bool) -> str | None:
-    """Why a recovery after the stages `earlier` cannot learn as it is told, in a sentence; None where it can."""
-    return (_taps_problem(recovery) if quantized else None) or recovery.teachers_problem(earlier)
-
-
-def _taps_problem(recovery: Recovery) -> str | None:
-    for method in recovery.knowledge:
-        if not LOGITS_ALONE.issuperset(method.needs):
-            return (
-                f"`{name_of(method)}` taps a model's modules, which it no longer has once it is quantized; use methods "
-                "on logits alone, such as `kd`, in the `knowledge` of stages at and after `quantize`"
-            )
-    return None
-
-
 def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int) -> Artifact:
     from ..pipeline.fake_quantization import fake_quantized, quantization_of
     from .quantization.calibration import calibrated
 
     assert artifact.quantization is not None
-    problem = _taps_problem(recovery)
-    if problem is not None:
-        raise StageError(f"{context.step}: {problem}")
     quantization = calibrated(artifact.model, artifact.quantization.weight_bits, context, samples)
     if recovery.epochs == 0:
         return replace(artifact, quantization=quantization)
     student = fake_quantized(artifact.model, quantization, context.data.example())
-    learn(student, recovery, artifact.blueprint, context, name="recover")
+    learn(artifact.model, recovery, artifact.blueprint, context, name="recover", through=student)
     model = deepcopy(artifact.model)
     # The capture drops buffers that eval mode does not read; the model keeps its own.
     model.load_state_dict(model.state_dict() | student.float_state())

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -23,6 +23,9 @@ from .anatomy import Anatomy, LayerError
 from .method import Method, Need, Observation, Taught, Term, Views
 from .pair import Pair
 from .response.kd import SoftTargets
+
+if TYPE_CHECKING:  # it imports torchao, which takes seconds
+    from ...pipeline.fake_quantization import FakeQuantizedModel
 
 KINDS = ("response", "feature", "relation", "transformer", "scheme")
 REHEARSED = 4
@@ -86,14 +89,24 @@ class DistillationTraining(Schedule, Distillation, frozen=True, extra="forbid"):
 
 
 def learn(
-    model: nn.Module, training: DistillationTraining, blueprint: Blueprint, context: Context, *, name: str
+    model: nn.Module,
+    training: DistillationTraining,
+    blueprint: Blueprint,
+    context: Context,
+    *,
+    name: str,
+    through: "FakeQuantizedModel | None" = None,
 ) -> None:
-    """Train `model` in place; for 0 epochs, rehearse one step on a copy instead, which finds what would stop the first.
+    """Train `model` in place, or `through`, its graph under quantizers, in place of it.
 
-    Raises StageError where a method of the `knowledge:` list cannot serve the model and its teachers.
+    For 0 epochs, one step is rehearsed on a copy instead, which finds what would stop the first one. Raises StageError
+    where a method of the `knowledge:` list cannot serve the model and its teachers.
     """
     if training.epochs:
-        fit(model, DistillationObjective(training, model, blueprint, context), training, context, name=name)
+        objective = DistillationObjective(training, model, blueprint, context)
+        if through is not None:
+            through.mark(objective.student_taps)
+        fit(through or model, objective, training, context, name=name)
         return
     if context.teacher is None:
         return
@@ -139,6 +152,11 @@ class DistillationObjective(Objective):
                 for entry in self._entries
             ],
         )
+
+    @property
+    def student_taps(self) -> set[str]:
+        """Where the terms read the student's maps."""
+        return _taps(self._entries, "student")
 
     def _chosen_teachers(self) -> Iterator[Teacher]:
         if not any(method.learns_from_teacher for method in self._settings.knowledge):

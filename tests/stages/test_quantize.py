@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.errors import ModelError
 from potstill.pipeline.fake_quantization import ActivationQuantizer, WeightQuantizer, converted, fake_quantized
 from potstill.pipeline.quantization import ActivationRange, capture, tensor_names
+from potstill.pipeline.taps import outputs_of
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import accuracy
 from potstill.stages.distill import Distill
@@ -204,8 +206,6 @@ class TestOrder:
         [
             (Train(epochs=1), "in float"),
             (Distill.model_validate({"student": {"from": "teacher"}, "epochs": 1}), "new student in float"),
-            (Prune.model_validate({"keep": {"macs": 0.5}, "recover": {"knowledge": [{"hint": {}}]}}), "`hint`"),
-            (Factorize.model_validate({"keep": {"energy": 0.5}, "recover": {"knowledge": [{"hint": {}}]}}), "`hint`"),
         ],
     )
     def test_what_would_lose_the_quantization_cannot_follow_it(self, stage: Stage, why: str) -> None:
@@ -214,6 +214,54 @@ class TestOrder:
         assert why in problem
         assert stage.order_problem([Train(epochs=1)]) is None
 
-    def test_hints_are_refused_under_quantizers(self) -> None:
-        stage = Quantize.model_validate({"recover": {"knowledge": [{"hint": {}}]}})
-        assert "`hint`" in (stage.order_problem([]) or "")
+    @pytest.mark.parametrize(
+        "stage",
+        [
+            Prune.model_validate({"keep": {"macs": 0.5}, "recover": {"teachers": ["assistant"]}}),
+            Factorize.model_validate({"keep": {"energy": 0.5}, "recover": {"teachers": ["assistant"]}}),
+            Quantize.model_validate({"recover": {"teachers": ["assistant"]}}),
+        ],
+    )
+    def test_teachers_must_be_earlier_steps(self, stage: Stage) -> None:
+        assistant = Distill.model_validate({"name": "assistant", "student": {"from": "teacher"}, "epochs": 1})
+        assert "`assistant`" in (stage.order_problem([Train(epochs=1)]) or "")
+        assert stage.order_problem([Train(epochs=1), assistant]) is None
+
+
+class TestTaps:
+    def test_of_a_quantized_graph_read_what_the_modules_give_up_to_rounding(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context(Teacher(new_artifact()))
+        quantized = Quantize.model_validate({"recover": {"epochs": 0}}).run(new_artifact(), context)
+        assert quantized.quantization is not None
+        inputs = context.data.example()
+        model = fake_quantized(quantized.model, quantized.quantization, inputs)
+        taps = ["layer1", "layer1.0.relu2", "layer2.0.relu1:input", "layer3", "linear:input"]
+        model.mark(taps)
+        with torch.no_grad():
+            found, expected = outputs_of(model, inputs, taps), outputs_of(quantized.model, inputs, taps)
+        assert set(found.maps) == set(taps)
+        for tap in taps:
+            step = (expected.maps[tap].max() - expected.maps[tap].min()) / 255
+            assert float((found.maps[tap] - expected.maps[tap]).abs().max()) < 12 * float(step)
+
+    def test_of_a_module_without_operators_are_refused(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context(Teacher(new_artifact()))
+        quantized = Quantize.model_validate({"recover": {"epochs": 0}}).run(new_artifact(), context)
+        assert quantized.quantization is not None
+        model = fake_quantized(quantized.model, quantized.quantization, context.data.example())
+        with pytest.raises(ModelError, match=r"no operator within `layer1\.0\.shortcut`"):
+            model.mark(["layer1.0.shortcut"])
+
+    def test_let_a_quantized_student_learn_from_maps(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context(Teacher(new_artifact(width=16)))
+        stage = Quantize.model_validate({"recover": {"epochs": 1, "knowledge": ["kd", "hint"]}})
+        quantized = stage.run(new_artifact(), context)
+        assert set(context.journal.curve[0].terms) == {"task", "kd", "hint"}
+        shares = context.journal.curve[0].gradient_shares
+        assert shares is not None
+        assert shares["hint"] > 0
+        assert not any("mark" in name for name in quantized.model.state_dict())
