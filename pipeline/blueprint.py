@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from .bottleneck import Bottleneck
 from .cost import CONVOLUTIONS, TRANSPOSED
 from .errors import ArtifactError
 from .models import ModelReference, build
@@ -81,7 +82,23 @@ class FoldBatchNorm(_Frozen):
             model.set_submodule(norm_path, nn.Identity())
 
 
-Edit = Annotated[Resize | Factorize | FoldBatchNorm, Field(discriminator="edit")]
+class Insert(_Frozen):
+    """A bottleneck that maps pass before they reach a layer without weights, such as the last pooling."""
+
+    edit: Literal["insert"] = "insert"
+    before: str
+    in_channels: int
+    out_channels: int
+    factor: int
+
+    def apply(self, model: nn.Module) -> None:
+        """Put the bottleneck before the layer, both in one sequence at the layer's path; weights are still to come."""
+        layer = _submodule(model, self.before)
+        bottleneck = Bottleneck(self.in_channels, self.out_channels, self.factor)
+        model.set_submodule(self.before, nn.Sequential(bottleneck, layer))
+
+
+Edit = Annotated[Resize | Factorize | FoldBatchNorm | Insert, Field(discriminator="edit")]
 
 
 class Blueprint(_Frozen):
@@ -100,7 +117,7 @@ class Blueprint(_Frozen):
             edit.apply(model)
         return model
 
-    def with_edit(self, edit: Resize | Factorize | FoldBatchNorm) -> "Blueprint":
+    def with_edit(self, edit: Resize | Factorize | FoldBatchNorm | Insert) -> "Blueprint":
         """The same blueprint with one more edit at its end."""
         return self.model_copy(update={"edits": (*self.edits, edit)})
 

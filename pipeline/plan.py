@@ -36,6 +36,7 @@ MODEL_CODE = (
             "artifact",
             "augmentation",
             "blueprint",
+            "bottleneck",
             "fake_quantization",
             "models",
             "networks",

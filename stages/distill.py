@@ -12,7 +12,7 @@ from ..pipeline.blueprint import Blueprint
 from ..pipeline.models import BuiltInModel, ModelReference, PythonModel, derive, resolve
 from ..pipeline.seeding import seeded
 from .inheritance import inherit
-from .knowledge.objective import DistillationTraining, learn
+from .knowledge.objective import DistillationTraining, grown, learn
 from .stage import Context, Stage
 
 
@@ -68,6 +68,7 @@ class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
         with seeded(context.seed, "student", *([number] if number > 1 else [])):
             student = blueprint.build()
         self._inherit(student, context)
+        blueprint = grown(student, self, blueprint, context)
         name = "distill" if self.generations == 1 else f"generation-{number}"
         learn(student, self, blueprint, context, name=name)
         return Artifact(model=student.eval(), blueprint=blueprint)

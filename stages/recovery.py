@@ -2,12 +2,12 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..pipeline.artifact import Artifact
-from .knowledge.objective import DistillationTraining, learn
+from .knowledge.objective import DistillationTraining, learn, name_of
 from .stage import Context
 
 
@@ -16,6 +16,13 @@ class Recovery(DistillationTraining, frozen=True, extra="forbid"):
 
     epochs: Annotated[int, Field(ge=0)] = 1
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
+
+    @model_validator(mode="after")
+    def _keeps_the_structure(self) -> Self:
+        for method in self.knowledge:
+            if method.stays_at_inference:
+                raise ValueError(f"`{name_of(method)}` changes the student's structure: it is for `distill` alone")
+        return self
 
 
 def recover(artifact: Artifact, recovery: Recovery, context: Context, *, samples: int = 256) -> Artifact:

@@ -157,6 +157,15 @@ class Anatomy:
                 return path
         raise LayerError("does not end in maps, their mean over height and width, and a linear layer")
 
+    def pooling(self) -> str:
+        """The module without weights that is given the last maps. Raises LayerError where a function pools them."""
+        last = self._record.returned[self.last_map()]
+        for path, given in self._record.given.items():
+            bare = not any(True for _ in self._modules[path].parameters())
+            if bare and given.shape == last.shape and torch.equal(given, last) and self._shrinks(path):
+                return path
+        raise LayerError("does not pool its last maps in a module of its own")
+
     @torch.no_grad()
     def look(self, taps: Iterable[str]) -> Outputs:
         """What flows at the taps for the samples that the anatomy was found with, in eval mode."""
@@ -173,6 +182,10 @@ class Anatomy:
     def _returned_shape(self, path: str) -> tuple[int, ...]:
         found = self._record.returned.get(path)
         return () if found is None else tuple(found.shape)
+
+    def _shrinks(self, path: str) -> bool:
+        shape = self._returned_shape(path)
+        return len(shape) == 2 or shape[2:] == (1, 1)
 
     def _is_attention(self, path: str) -> bool:
         shape = self._returned_shape(path)

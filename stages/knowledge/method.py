@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from ...pipeline.blueprint import Edit
 from ...pipeline.data import Batch
 from ...pipeline.taps import Outputs
 from ...pipeline.training import Moment
@@ -90,7 +91,7 @@ class Method(BaseModel, ABC, frozen=True, extra="forbid"):
     task_weight: ClassVar[float] = 1.0
     """What the default weight is meant beside: the weight of the task's own loss."""
     stays_at_inference: ClassVar[bool] = False
-    """Whether the finished student is larger for it."""
+    """Whether the finished student is larger for it; then `distill` alone can use it."""
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Multiplies the loss."""
@@ -104,6 +105,13 @@ class Method(BaseModel, ABC, frozen=True, extra="forbid"):
     @abstractmethod
     def term(self, pair: Pair) -> Term:
         """The loss for two networks. Raises StageError where the method cannot serve them."""
+
+    def edits(self, pair: Pair) -> tuple[Edit, ...]:
+        """Changes of the student's structure that stay; only methods that stay at inference have any."""
+        return ()
+
+    def take_over(self, pair: Pair) -> None:
+        """Give the student, whose `edits` are made, what it keeps of the teacher's weights."""
 
     def weight_at(self, progress: float) -> float:
         """The weight when this share of the training is done."""

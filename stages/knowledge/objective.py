@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import torch
@@ -174,9 +174,8 @@ class DistillationObjective(Objective):
 
     def _made_entries(self, model: nn.Module, blueprint: Blueprint) -> Iterator[_Entry]:
         context = self._context
-        inputs = {name: on_device(tensor, context.device) for name, tensor in context.data.example().items()}
-        student = Anatomy(model, inputs)
-        anatomies = [Anatomy(teacher.model(context), inputs) for teacher in self._teachers]
+        student = Anatomy(model, _example(context))
+        anatomies = [Anatomy(teacher.model(context), _example(context)) for teacher in self._teachers]
         counts: dict[str, int] = {}
         for method in self._settings.knowledge:
             counts[name_of(method)] = number = counts.get(name_of(method), 0) + 1
@@ -255,6 +254,32 @@ class DistillationObjective(Objective):
         if self._settings.combine == "average" or len(self._teachers) < 2 or len(seen) < 2:
             return None
         return confidence_weights(torch.stack([each.teacher.logits for each in seen]), batch.target)
+
+
+def grown(model: nn.Module, settings: Distillation, blueprint: Blueprint, context: Context) -> Blueprint:
+    """Make the changes of a new student's structure that methods ask for, in place; returns the blueprint with them."""
+    for method in settings.knowledge:
+        if method.stays_at_inference:
+            blueprint = _grown_for(method, model, blueprint, context)
+    return blueprint
+
+
+def _grown_for(method: Method, model: nn.Module, blueprint: Blueprint, context: Context) -> Blueprint:
+    name = name_of(method)
+    teacher = Anatomy(context.require_teacher().model(context), _example(context))
+    model.to(context.device)
+    bare = Pair(name, Anatomy(model, _example(context)), teacher, context, context.seed, blueprint, servants)
+    with seeded(context.seed, "knowledge", name, "edits"):
+        for edit in method.edits(bare):
+            edit.apply(model)
+            blueprint = blueprint.with_edit(edit)
+    method.take_over(replace(bare, student=Anatomy(model, _example(context)), blueprint=blueprint))
+    context.progress.say(f"{name}: NOT FREE AT INFERENCE, what it adds to the student stays in the engine")
+    return blueprint
+
+
+def _example(context: Context) -> dict[str, Tensor]:
+    return {name: on_device(tensor, context.device) for name, tensor in context.data.example().items()}
 
 
 def confidence_weights(logits: Tensor, target: Tensor) -> Tensor:

@@ -125,6 +125,10 @@ class Pair:
         """The maps whose means the heads stand on. Raises StageError where a head stands on something else."""
         return self._match(Anatomy.last_map)
 
+    def pooling(self) -> str:
+        """The student's module that pools its last maps. Raises StageError where a function does."""
+        return self._of("student", Anatomy.pooling)
+
     def attentions(self) -> list[Match]:
         """The attention probabilities of corresponding blocks, spread evenly over the deeper network."""
         mine, theirs = self.student.attentions(), self.teacher.attentions()
