@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from ..export.target import targets
 from ..stages.knowledge.objective import Knowledge
-from .models import BuiltInModel, PythonModel
+from .models import PythonModel, networks
 from .recipe import source_choices, stage_choices
 
 
@@ -30,8 +30,7 @@ def entries(kind: str) -> list[Entry]:
         case "knowledge":
             return list(_entries(_knowledge(), ""))
         case "models":
-            (built_in,) = get_args(BuiltInModel.model_fields["name"].annotation)
-            return list(_entries({str(built_in): BuiltInModel, "my_models.py:make_teacher": PythonModel}, "name"))
+            return list(_entries({**networks(), "my_models.py:make_teacher": PythonModel}, "name"))
         case "data":
             return list(_entries(source_choices(), "source"))
         case _:

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Blueprint
-from ..pipeline.models import BuiltInModel, ModelReference, PythonModel, derive, resolve
+from ..pipeline.models import ModelReference, PythonModel, derive, resolve
+from ..pipeline.networks.network import Network
 from ..pipeline.seeding import seeded
 from ..pipeline.training import Schedule, fit
 from .knowledge.objective import Distillation, DistillationObjective
@@ -59,7 +60,7 @@ class Distill(Stage, Schedule, Distillation, frozen=True, extra="forbid"):
             fit(student, DistillationObjective(self, student, context), self, context, name="distill")
         return Artifact(model=student.eval(), blueprint=blueprint, lineage=artifact.lineage)
 
-    def _reference(self, context: Context) -> BuiltInModel | PythonModel:
+    def _reference(self, context: Context) -> Network | PythonModel:
         if isinstance(self.student, StudentOfTeacher):
             teacher = context.require_teacher().artifact.blueprint.model
             return derive(teacher, width=self.student.width, depth=self.student.depth)
