@@ -87,7 +87,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = _changing_shortcut(in_channels, out_channels, stride, shortcut)
+            self.shortcut = changing_shortcut(in_channels, out_channels, stride, shortcut)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +96,8 @@ class BasicBlock(nn.Module):
         return self.relu2(self.bn2(self.conv2(inner)) + self.shortcut(x))
 
 
-def _changing_shortcut(in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> nn.Module:
+def changing_shortcut(in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> nn.Module:
+    """A shortcut from one shape to another; `pad` only adds channels."""
     if shortcut == "pad":
         added = out_channels - in_channels
         return PadShortcut(added // 2, added - added // 2, stride)
