@@ -21,7 +21,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import sources
 from potstill.pipeline.journal import Journal
-from potstill.pipeline.models import BuiltInModel
+from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.task import Classification
 from potstill.pipeline.teacher import Teacher
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     data = sources()["digits"].model_validate({"source": "digits"}).load(Path())
-    model = BuiltInModel(name="resnet", depth=arguments.depth, width=arguments.width)
+    model = ResNet(depth=arguments.depth, width=arguments.width)
     blueprint = Blueprint(model=model, input_shapes=data.input_shapes, num_classes=data.num_classes)
     torch.manual_seed(0)
     artifact = Artifact(model=blueprint.build().eval(), blueprint=blueprint)

@@ -22,7 +22,6 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, Split
 from potstill.pipeline.journal import Journal
-from potstill.pipeline.models import BuiltInModel
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.task import Classification
 from potstill.pipeline.teacher import Teacher
@@ -85,7 +84,7 @@ def main() -> None:
     data = random_data(arguments.samples, arguments.batch_size)
 
     def blueprint(depth: int) -> Blueprint:
-        reference = BuiltInModel(name="resnet", depth=depth, width=16)
+        reference = ResNet(depth=depth, width=16)
         return Blueprint(model=reference, input_shapes=data.input_shapes, num_classes=data.num_classes)
 
     teacher = Teacher(Artifact(model=blueprint(56).build().eval(), blueprint=blueprint(56)))

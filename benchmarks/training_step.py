@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from potstill.pipeline.models import BuiltInModel, build
+from potstill.pipeline.models import build
+from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.processor import cpu_flags, has_bf16
 
 
@@ -26,7 +27,7 @@ class Variant:
         self.name = name
         self._bf16 = bf16
         torch.manual_seed(0)
-        reference = BuiltInModel(name="resnet", depth=arguments.depth, width=arguments.width)
+        reference = ResNet(depth=arguments.depth, width=arguments.width)
         order = torch.channels_last if channels_last else torch.contiguous_format
         self._model: nn.Module = build(reference, {"image": (3, 32, 32)}, 10).to(memory_format=order)
         self._images = torch.randn(arguments.batch_size, 3, 32, 32).to(memory_format=order)

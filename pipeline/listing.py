@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import get_args
 
 from pydantic import BaseModel
 
@@ -10,7 +9,7 @@ from ..export.target import targets
 from ..stages.knowledge.costs import measured_costs
 from ..stages.knowledge.method import Method
 from ..stages.knowledge.objective import methods
-from .models import BuiltInModel, PythonModel
+from .models import PythonModel, networks
 from .recipe import source_choices, stage_choices
 
 
@@ -36,8 +35,7 @@ def entries(kind: str) -> list[Entry]:
         case "knowledge":
             return [_method_entry(name, method) for name, method in methods().items()]
         case "models":
-            (built_in,) = get_args(BuiltInModel.model_fields["name"].annotation)
-            return list(_entries({str(built_in): BuiltInModel, "my_models.py:make_teacher": PythonModel}, "name"))
+            return list(_entries({**networks(), "my_models.py:make_teacher": PythonModel}, "name"))
         case "data":
             return list(_entries(source_choices(), "source"))
         case _:

@@ -2,41 +2,27 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag, field_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from torch import Tensor, nn
 
 from .errors import ModelError
-from .networks.resnet import ResNet
+from .networks.network import Network, rounded
 from .python_reference import PythonReference
+from .registry import OneOf, discovered
 
 PYTHON_PATTERN = r"^.+\.py:[A-Za-z_]\w*$"
 KEYS_SHOWN = 8
 """How many keys of a kind a message lists."""
 
 
-class BuiltInModel(BaseModel, frozen=True, extra="forbid"):
-    """A network of ours: a CIFAR ResNet."""
-
-    name: Literal["resnet"]
-    depth: int = 20
-    """Weighted layers: 6 n + 2 for n blocks a stage, such as 8, 14, 20, 32, 56."""
-    width: Annotated[int, Field(ge=1)] = 16
-    """Channels of the first stage; the second and third have 2 and 4 times as many."""
-    shortcut: Literal["conv", "pad"] = "conv"
-    """Where the shape changes: a 1x1 convolution, or zero channels without parameters."""
-
-    @field_validator("depth")
-    @classmethod
-    def _depth_of_whole_blocks(cls, depth: int) -> int:
-        if depth < 8 or depth % 6 != 2:
-            nearest = 6 * max(round((depth - 2) / 6), 1) + 2
-            raise ValueError(f"a depth is 6 n + 2, such as 8, 14, 20, 32 or 56; the nearest is {nearest}")
-        return depth
+def networks() -> dict[str, type[Network]]:
+    """Every built-in family by name: one file in `networks/` each."""
+    return discovered(f"{__package__}.networks", Network, "name")
 
 
 class PythonModel(BaseModel, frozen=True, extra="forbid"):
@@ -72,7 +58,7 @@ def _form(value: Any) -> str:
 
 
 ModelReference = Annotated[
-    Annotated[BuiltInModel, Tag("built in")] | Annotated[PythonModel, Tag("python")],
+    Annotated[Network, OneOf("name", networks), Tag("built in")] | Annotated[PythonModel, Tag("python")],
     Discriminator(_form),
     BeforeValidator(_mapping),
     _TextSchema,
@@ -80,22 +66,20 @@ ModelReference = Annotated[
 """A network by name with its settings, or the user's `file.py:function`, given alone or with `arguments`."""
 
 
-def resolve(reference: BuiltInModel | PythonModel, directory: Path) -> BuiltInModel | PythonModel:
+def resolve(reference: Network | PythonModel, directory: Path) -> Network | PythonModel:
     """The reference with an absolute path, the same from every folder. ModelError where the file is missing."""
-    if isinstance(reference, BuiltInModel):
+    if isinstance(reference, Network):
         return reference
     found = reference.reference(directory)
     return reference.model_copy(update={"python": str(found)})
 
 
-def source_sha256(reference: BuiltInModel | PythonModel) -> str:
+def source_sha256(reference: Network | PythonModel) -> str:
     """Of the user's file and its siblings, for fingerprints; empty for a network of ours."""
     return reference.reference().sha256() if isinstance(reference, PythonModel) else ""
 
 
-def build(
-    reference: BuiltInModel | PythonModel, input_shapes: Mapping[str, tuple[int, ...]], num_classes: int
-) -> nn.Module:
+def build(reference: Network | PythonModel, input_shapes: Mapping[str, tuple[int, ...]], num_classes: int) -> nn.Module:
     """A new network with weights drawn from torch's global generator, which the caller seeds."""
     if isinstance(reference, PythonModel):
         offered = {"num_classes": num_classes, "input_shapes": dict(input_shapes)}
@@ -109,28 +93,18 @@ def build(
     shapes = list(input_shapes.values())
     if len(shapes) != 1 or len(shapes[0]) != 3:
         given = ", ".join(f"{name} {shape}" for name, shape in input_shapes.items())
-        raise ModelError(f"a resnet takes one image (channels, height, width), but the data gives {given}")
-    return ResNet(
-        num_blocks=_num_blocks(reference.depth),
-        width=reference.width,
-        shortcut=reference.shortcut,
-        in_channels=shapes[0][0],
-        num_classes=num_classes,
-    )
+        raise ModelError(f"{reference.name} takes one image (channels, height, width), but the data gives {given}")
+    return reference.build(shapes[0], num_classes)
 
 
-def derive(
-    reference: BuiltInModel | PythonModel, *, width: float = 1.0, depth: float = 1.0
-) -> BuiltInModel | PythonModel:
+def derive(reference: Network | PythonModel, *, width: float = 1.0, depth: float = 1.0) -> Network | PythonModel:
     """A smaller or larger relative: channels and blocks times these factors.
 
-    A resnet's width is rounded to a multiple of 8, its blocks to whole ones. A user's function must have the parameters
-    `width` and `depth`: a whole default is taken as a count and scaled, any other gets the factor.
+    A user's function must have the parameters `width` and `depth`: a whole default is taken as a count and scaled, any
+    other gets the factor. ModelError where the network cannot be scaled so.
     """
-    if isinstance(reference, BuiltInModel):
-        scaled_width = reference.width if width == 1 else _rounded(reference.width * width, 8)
-        num_blocks = _rounded(_num_blocks(reference.depth) * depth, 1)
-        return reference.model_copy(update={"width": scaled_width, "depth": 6 * num_blocks + 2})
+    if isinstance(reference, Network):
+        return reference.scaled(width=width, depth=depth)
     arguments = dict(reference.arguments)
     for name, factor, multiple in (("width", width, 8), ("depth", depth, 1)):
         if factor != 1:
@@ -148,17 +122,8 @@ def _scaled_argument(reference: PythonModel, name: str, factor: float, multiple:
         )
     current = reference.arguments.get(name, defaults[name])
     if isinstance(current, int) and not isinstance(current, bool):
-        return _rounded(current * factor, multiple)
+        return rounded(current * factor, multiple)
     return current * factor if isinstance(current, float) else factor
-
-
-def _num_blocks(depth: int) -> int:
-    return (depth - 2) // 6
-
-
-def _rounded(value: float, multiple: int) -> int:
-    """The nearest multiple, halves upwards, at least one of them."""
-    return max(int(value / multiple + 0.5), 1) * multiple
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -224,9 +189,9 @@ def _mend(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     for prefix in sorted(ends - {""}):
         if all(key.startswith(prefix) for key in stored):
             return f"every key of the file begins with {prefix!r}: save the state dict without it"
-    if not any(".shortcut." in key for key in stored) and any(".shortcut." in key for key in expected):
+    if set(stored) == {key for key in expected if ".shortcut." not in key}:
         return "the file has no weights for shortcuts: use `shortcut: pad`"
-    return "the model's depth, width, shortcut and number of classes must be those that the file was trained with"
+    return "the network, its settings and the number of classes must be those that the file was trained with"
 
 
 def check_runs(model: nn.Module, inputs: Mapping[str, Tensor], num_classes: int) -> None:

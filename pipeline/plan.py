@@ -16,7 +16,8 @@ from .data import Dataset
 from .errors import UsageError
 from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .journal import Journal
-from .models import BuiltInModel, PythonModel, check_runs, load_weights, resolve, source_sha256
+from .models import PythonModel, check_runs, load_weights, resolve, source_sha256
+from .networks.network import Network
 from .processor import has_bf16
 from .progress import Progress
 from .recipe import Recipe, recipe_yaml
@@ -93,7 +94,7 @@ class Plan:
         return cls(recipe, directory, data, task, device, _precision(recipe, device))
 
     @cached_property
-    def teacher_model(self) -> BuiltInModel | PythonModel:
+    def teacher_model(self) -> Network | PythonModel:
         """The teacher's reference with its paths resolved."""
         return resolve(self.recipe.teacher.model, self.directory)
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Blueprint
-from ..pipeline.models import BuiltInModel, ModelReference, PythonModel, derive, resolve
+from ..pipeline.models import ModelReference, PythonModel, derive, resolve
+from ..pipeline.networks.network import Network
 from ..pipeline.seeding import seeded
 from .inheritance import inherit
 from .knowledge.objective import DistillationTraining, grown, learn
@@ -77,7 +78,7 @@ class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
         if isinstance(self.student, StudentOfTeacher) and self.student.weights == "teacher":
             inherit(student, context.require_teacher().artifact.model)
 
-    def _reference(self, context: Context) -> BuiltInModel | PythonModel:
+    def _reference(self, context: Context) -> Network | PythonModel:
         if isinstance(self.student, StudentOfTeacher):
             teacher = context.require_teacher().artifact.blueprint.model
             return derive(teacher, width=self.student.width, depth=self.student.depth)

@@ -13,7 +13,7 @@ from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
 from potstill.pipeline.journal import Journal
-from potstill.pipeline.models import BuiltInModel
+from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.task import Classification
 from potstill.pipeline.teacher import Teacher
@@ -54,7 +54,7 @@ def new_artifact(data: Dataset) -> Callable[..., Artifact]:
 
     def make(seed: int = 0, depth: int = 8, width: int = 8) -> Artifact:
         blueprint = Blueprint(
-            model=BuiltInModel(name="resnet", depth=depth, width=width),
+            model=ResNet(depth=depth, width=width),
             input_shapes=data.input_shapes,
             num_classes=data.num_classes,
         )

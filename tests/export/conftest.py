@@ -14,7 +14,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.fake_quantization import fake_quantized, quantization_of
-from potstill.pipeline.models import BuiltInModel
+from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.quantization import ActivationRange, Quantization, capture
 from potstill.stages.quantization.folding import fold_batch_norms
 from potstill.stages.quantization.placement import place
@@ -62,7 +62,7 @@ def quantized(model: nn.Module, data: Dataset) -> Quantization:
 def any_blueprint(data: Dataset) -> Blueprint:
     """Of the network of these tests; artifacts of hand-written models carry it because they must carry one."""
     return Blueprint(
-        model=BuiltInModel(name="resnet", depth=8, width=8),
+        model=ResNet(depth=8, width=8),
         input_shapes=data.input_shapes,
         num_classes=data.num_classes,
     )

@@ -18,11 +18,9 @@ from potstill.pipeline.blueprint import (
     size_of,
 )
 from potstill.pipeline.errors import ArtifactError
-from potstill.pipeline.models import BuiltInModel
+from potstill.pipeline.networks.resnet import ResNet
 
-BLUEPRINT = Blueprint(
-    model=BuiltInModel(name="resnet", depth=8, width=8), input_shapes={"image": (1, 8, 8)}, num_classes=4
-)
+BLUEPRINT = Blueprint(model=ResNet(depth=8, width=8), input_shapes={"image": (1, 8, 8)}, num_classes=4)
 FACTORIZE = Factorize(layers={"layer3.0.conv1": Factors(kind="tucker2", ranks=(8, 16))})
 IMAGE = torch.zeros(2, 1, 8, 8)
 

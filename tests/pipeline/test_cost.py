@@ -10,7 +10,7 @@ from potstill.pipeline.networks.resnet import ResNet
 
 
 def test_macs_are_half_of_the_flops_that_torch_counts() -> None:
-    model = ResNet(num_blocks=1, width=8, shortcut="conv", in_channels=3, num_classes=5).eval()
+    model = ResNet(depth=8, width=8).build((3, 16, 16), 5).eval()
     image = torch.zeros(1, 3, 16, 16)
     with FlopCounterMode(display=False) as counter:
         model(image)

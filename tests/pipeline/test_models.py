@@ -1,4 +1,4 @@
-"""Facts about references to models, the built-in ResNet, and loading weights into it."""
+"""Facts about references to models, the built-in residual network, and loading weights into it."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,6 @@ from torch import nn
 
 from potstill.pipeline.errors import ModelError
 from potstill.pipeline.models import (
-    BuiltInModel,
     ModelReference,
     PythonModel,
     build,
@@ -23,16 +22,18 @@ from potstill.pipeline.models import (
     resolve,
     source_sha256,
 )
+from potstill.pipeline.networks.network import Network
+from potstill.pipeline.networks.resnet import ResNet
 
 SHARED = Path(__file__).parents[3] / "shared"
 CIFAR = {"image": (3, 32, 32)}
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
 
-adapter: TypeAdapter[BuiltInModel | PythonModel] = TypeAdapter(ModelReference)
+adapter: TypeAdapter[Network | PythonModel] = TypeAdapter(ModelReference)
 
 
-def resnet(**settings: Any) -> BuiltInModel:
-    return BuiltInModel(name="resnet", **settings)
+def resnet(**settings: Any) -> ResNet:
+    return ResNet(**settings)
 
 
 def small(**settings: Any) -> nn.Module:
@@ -59,11 +60,12 @@ class TestReferences:
         [
             ({"name": "resnet", "depht": 20}, "depht"),
             ({"name": "resnext"}, "'resnet'"),
+            ({"depth": 20}, "name"),
             ({"name": "resnet", "depth": 21}, "the nearest is 20"),
             ({"name": "resnet", "depth": 2}, "the nearest is 8"),
             ({"name": "resnet", "width": 0}, "greater than or equal to 1"),
             ("models.make", "pattern"),
-            (7, "BuiltInModel"),
+            (7, "name"),
         ],
     )
     def test_a_reference_that_means_nothing_is_refused(self, given: Any, words: str):
@@ -301,4 +303,10 @@ class TestPublishedWeights:
 
 
 def test_the_reference_in_a_blueprint_is_plain_json():
-    assert json.loads(adapter.dump_json(resnet())) == {"name": "resnet", "depth": 20, "width": 16, "shortcut": "conv"}
+    assert json.loads(adapter.dump_json(resnet())) == {
+        "name": "resnet",
+        "depth": 20,
+        "width": 16,
+        "stem": None,
+        "shortcut": "conv",
+    }

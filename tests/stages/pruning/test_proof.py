@@ -17,7 +17,7 @@ INPUTS = {"image": torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_se
 def resnet(shortcut: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ResNet(num_blocks=1, width=8, shortcut=shortcut, in_channels=1, num_classes=4)  # pyright: ignore
+        model = ResNet(depth=8, width=8, shortcut=shortcut).build((1, 8, 8), 4)  # pyright: ignore
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight)

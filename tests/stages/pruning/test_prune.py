@@ -14,7 +14,7 @@ from potstill.pipeline.blueprint import Blueprint, Factorize, Resize, layer_size
 from potstill.pipeline.cost import macs, num_parameters
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import StageError
-from potstill.pipeline.models import BuiltInModel
+from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.quantize import Quantize
@@ -179,7 +179,7 @@ class TestLeavingAlone:
     def test_padding_shortcuts_keep_their_channels_and_the_blocks_are_cut_inside(
         self, new_context: NewContext, data: Dataset
     ) -> None:
-        reference = BuiltInModel(name="resnet", depth=8, width=16, shortcut="pad")
+        reference = ResNet(depth=8, width=16, shortcut="pad")
         blueprint = Blueprint(model=reference, input_shapes=data.input_shapes, num_classes=4)
         artifact, context = Artifact(model=blueprint.build().eval(), blueprint=blueprint), new_context()
         pruned = prune({"macs": 0.7}).run(artifact, context)

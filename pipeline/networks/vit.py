@@ -1,0 +1,129 @@
+"""The vision transformers of Dosovitskiy et al. 2020 (arXiv:2010.11929) for small images."""
+
+import math
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from .network import Image, Network, rounded
+
+
+class ViT(Network, frozen=True, extra="forbid"):
+    """A vision transformer encoder for small images, whose tokens are averaged at the end (arXiv:2010.11929)."""
+
+    name: Literal["vit"] = "vit"
+    patch: Annotated[int, Field(ge=1)] = 4
+    """Height and width of the squares that become tokens; the image must divide into them."""
+    depth: Annotated[int, Field(ge=1)] = 6
+    """Blocks."""
+    width: Annotated[int, Field(ge=1)] = 192
+    """Features of a token; a multiple of `heads`."""
+    heads: Annotated[int, Field(ge=1)] = 3
+    """Of the attention in each block."""
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    """How many times wider the blocks' hidden layers are than the tokens; rounded to multiples of 8."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"`width` {self.width} does not divide into {self.heads} `heads`; "
+                f"the nearest is {rounded(self.width / self.heads, 1) * self.heads}"
+            )
+        return self
+
+    def build(self, image: Image, num_classes: int) -> "ViTModule":
+        """ModelError where the image does not divide into patches."""
+        channels, height, width = image
+        if height % self.patch or width % self.patch:
+            raise ModelError(
+                f"vit cuts images into squares of {self.patch} pixels (`patch`), "
+                f"which do not fill images of {height} by {width}; choose a `patch` that divides both"
+            )
+        return ViTModule(self, channels, (height // self.patch) * (width // self.patch), num_classes)
+
+    def scaled(self, *, width: float, depth: float) -> Self:
+        """The same heads, narrower or wider: the width is rounded to a multiple of 8 and of `heads`."""
+        scaled = {"depth": rounded(self.depth * depth, 1)}
+        if width != 1:
+            scaled["width"] = rounded(self.width * width, math.lcm(8, self.heads))
+        return self.model_copy(update=scaled)
+
+
+class Attention(nn.Module):
+    """Self-attention in several heads, its probabilities the output of `softmax`, of shape (B, heads, N, N)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        # A bias of the keys adds the same to all of a query's scores, which the softmax takes out again.
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.softmax = nn.Softmax(dim=-1)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, width) to the same shape."""
+        query, key, value = (self._by_head(layer(x)) for layer in (self.query, self.key, self.value))
+        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        return self.project((self.softmax(scores) @ value).transpose(1, 2).flatten(2))
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(B, N, width) to (B, heads, N, width / heads)."""
+        return x.reshape(-1, x.shape[1], self.heads, x.shape[2] // self.heads).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Attention, then a hidden layer, each after a norm and added to its input."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, hidden)
+        self.gelu = nn.GELU()
+        self.project = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, width) to the same shape."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.project(self.gelu(self.expand(self.norm2(x))))
+
+
+class TokenMean(nn.Module):
+    """The mean of an image's tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) to (B, width)."""
+        return x.mean(1)
+
+
+class ViTModule(nn.Module):
+    """Patches to tokens with learned positions, blocks, and a linear layer on the mean of the normed tokens."""
+
+    def __init__(self, settings: ViT, in_channels: int, num_tokens: int, num_classes: int) -> None:
+        super().__init__()
+        width, hidden = settings.width, rounded(settings.width * settings.mlp_ratio, 8)
+        self.patches = nn.Conv2d(in_channels, width, settings.patch, settings.patch)
+        self.positions = nn.Parameter(torch.empty(1, num_tokens, width))
+        self.blocks = nn.Sequential(*(Block(width, settings.heads, hidden) for _ in range(settings.depth)))
+        self.norm = nn.LayerNorm(width)
+        self.pool = TokenMean()
+        self.head = nn.Linear(width, num_classes)
+        nn.init.normal_(self.positions, std=0.02)
+        for module in self.modules():
+            # There is no ReLU behind these layers, so they keep the size of what flows through without Kaiming's factor.
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight.flatten(1))
+                if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison] - keys have none
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, in_channels, H, W) to logits (B, num_classes)."""
+        tokens = self.patches(image).flatten(2).transpose(1, 2) + self.positions
+        return self.head(self.pool(self.norm(self.blocks(tokens))))
