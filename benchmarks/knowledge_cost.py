@@ -22,6 +22,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, Split
 from potstill.pipeline.journal import Journal
+from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.task import Classification
 from potstill.pipeline.teacher import Teacher
@@ -69,7 +70,7 @@ def random_data(samples: int, batch_size: int) -> Dataset:
     images = torch.randint(0, 256, (samples, *IMAGE), dtype=torch.uint8).float() / 255
     train = Split({"image": images}, torch.arange(samples) % 100, normalizations={})
     classes = tuple(map(str, range(100)))
-    return Dataset(train, None, train, classes, batch_size, "noise", "noise")
+    return Dataset(train, None, train, classes, batch_size, "noise", None, "noise")
 
 
 def main() -> None:

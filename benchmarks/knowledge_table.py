@@ -95,7 +95,7 @@ class Table:
                 if step.stage is not None:
                     context = self.plan.context(step, self._folder("teacher"), Silent(), Journal(), None, {})
                     artifact = step.stage.run(artifact, context)
-            self._teacher, self._artifact = Teacher(artifact), artifact
+            self._teacher, self._artifact = self.plan.teacher_of(artifact, self._lines.parent), artifact
             context = self.plan.context(self.plan.steps()[-1], self._folder("x"), Silent(), Journal(), None, {})
             right = accuracy(self._teacher.model(context), self.plan.data.test, context)
             print(f"teacher: {100 * right:.2f} %", flush=True)

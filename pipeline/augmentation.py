@@ -1,5 +1,10 @@
-"""Random changes of whole batches of training images."""
+"""Random changes of whole batches of training images.
 
+What a view of the training split looks like is drawn for all of its samples at once, so a sample's image depends on the
+view and on nothing else: not on its batch, not on the order, not on what was drawn before.
+"""
+
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -7,6 +12,8 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .seeding import generator
 
 Array = NDArray[Any]
 
@@ -16,19 +23,44 @@ CROP_PADDING = 4
 """Pixels of zeros around an image before it is cropped back to its size: the CIFAR convention of He et al. 2015."""
 
 
-def augmented(
-    inputs: dict[str, Tensor], kinds: tuple[Augmentation, ...], generator: torch.Generator
-) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class View:
+    """One look at the whole training split."""
+
+    seed: int
+    number: int
+    """From 0; views of one seed and different numbers are drawn independently."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How a view changes each sample."""
+
+    offsets: Tensor
+    """Where crops begin in the padded image: rows, columns; int64 (2, N)."""
+    flipped: Tensor
+    """Which images are mirrored; bool (N,)."""
+
+    @classmethod
+    def of(cls, view: View, count: int) -> "Draws":
+        """The draws for `count` samples."""
+        source = generator(view.seed, "view", view.number)
+        offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=source)
+        return cls(offsets, torch.rand(count, generator=source) < 0.5)
+
+    def at(self, index: Tensor) -> "Draws":
+        """The draws of some samples."""
+        return Draws(self.offsets[:, index], self.flipped[index])
+
+
+def augmented(inputs: dict[str, Tensor], kinds: tuple[Augmentation, ...], draws: Draws) -> dict[str, Tensor]:
     """Every image input (B, C, H, W) changed alike, sample by sample; other inputs as they are."""
     # NumPy copies views of images 5 times faster than torch does: 0.3 against 1.6 ms for 128 images of 3x32x32.
     images = {name: tensor.numpy() for name, tensor in inputs.items() if tensor.ndim == 4}
-    num_samples = len(next(iter(inputs.values())))
     if "random_crop" in kinds:
-        offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, num_samples), generator=generator).numpy()
-        images = {name: _cropped(x, offsets) for name, x in images.items()}
+        images = {name: _cropped(x, draws.offsets.numpy()) for name, x in images.items()}
     if "flip" in kinds:
-        flip = (torch.rand(num_samples, generator=generator) < 0.5).numpy()
-        images = {name: _flipped(x, flip) for name, x in images.items()}
+        images = {name: _flipped(x, draws.flipped.numpy()) for name, x in images.items()}
     return {name: torch.as_tensor(images[name]) if name in images else tensor for name, tensor in inputs.items()}
 
 

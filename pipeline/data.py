@@ -7,6 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -14,16 +15,19 @@ import torch
 from pydantic import BaseModel, Field, JsonValue
 from torch import Tensor
 
-from .augmentation import Augmentation, augmented
+from .augmentation import Augmentation, Draws, View, augmented
 from .data_checks import CheckedReading, Reading, Samples, checked
 from .errors import DataError
 from .fingerprints import fingerprint
 from .normalization import Normalization, Normalize, normalizations_of
 from .registry import discovered
 from .seeding import generator as seeded_generator
+from .strong_augmentation import StrongDraws, strongly_augmented
 
 SPLIT_SEED = 0
 """Which samples are held out is not up to the run's seed: runs of different seeds are measured on the same images."""
+VIEW_SEED = 0
+"""Nor is what a numbered view looks like: runs of different seeds share the teacher's stored outputs."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Batch:
     """int64 class numbers, shape (B,)."""
     index: Tensor
     """The samples' positions in their split, shape (B,)."""
+    view: View | None = None
+    """The view that the inputs are augmented by; None for inputs as they were read."""
 
 
 class Split:
@@ -53,6 +59,8 @@ class Split:
         self._inputs = inputs
         self._normalizations = normalizations
         self._augment = augment
+        self._draws: tuple[View, Draws] | None = None
+        self._strong_draws: tuple[View, StrongDraws] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -67,12 +75,24 @@ class Split:
         """By input name, without the batch axis."""
         return {name: tuple(tensor.shape[1:]) for name, tensor in self._inputs.items()}
 
-    def batch(self, index: Tensor, *, generator: torch.Generator | None = None) -> Batch:
-        """The samples at `index`; a generator asks for augmentation, which draws from nothing else."""
-        inputs = {name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}
-        if generator is not None and self._augment:
-            inputs = augmented(inputs, self._augment, generator)
-        return Batch(self._normalized(inputs), self.target[index], index)
+    def batch(self, index: Tensor, *, view: View | None = None) -> Batch:
+        """The samples at `index`, as they look in a view; without one, or without augmentation, as they were read."""
+        return Batch(self._normalized(self._seen(index, view)), self.target[index], index, view)
+
+    def strong(self, batch: Batch) -> Batch:
+        """The same samples and view, changed further by strong augmentation. DataError where no input is an image."""
+        view = batch.view or View(0, 0)
+        index = batch.index.cpu()
+        inputs = self._seen(index, batch.view)
+        if not any(tensor.ndim == 4 for tensor in inputs.values()):
+            raise DataError("a second, strongly augmented view needs images (C, H, W), and no input is one")
+        if self._strong_draws is None or self._strong_draws[0] != view:
+            self._strong_draws = (view, StrongDraws.of(view, len(self)))
+        draws = self._strong_draws[1].at(index)
+        for name, tensor in inputs.items():
+            if tensor.ndim == 4:
+                inputs[name] = strongly_augmented(tensor, draws, *self._ranges[name])
+        return Batch(self._normalized(inputs), self.target[index], index, batch.view)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All samples in order, not augmented; the last batch may be smaller."""
@@ -89,6 +109,19 @@ class Split:
             digest.update(tensor.numpy().data)
         digest.update(repr((sorted(self._normalizations.items()), self._augment)).encode())
         return digest.hexdigest()
+
+    def _seen(self, index: Tensor, view: View | None) -> dict[str, Tensor]:
+        inputs = {name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}
+        if view is None or not self._augment:
+            return inputs
+        if self._draws is None or self._draws[0] != view:
+            self._draws = (view, Draws.of(view, len(self)))
+        return augmented(inputs, self._augment, self._draws[1].at(index))
+
+    @cached_property
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        """Between which values each input's pixels lie."""
+        return {name: _range(tensor) for name, tensor in self._inputs.items()}
 
     def _normalized(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         known = self._normalizations
@@ -108,6 +141,8 @@ class Dataset:
     batch_size: int
     fingerprint: str
     """sha256 over all samples, labels and splits, the normalisation, the augmentation and the batch size."""
+    views: int | None
+    """How many distinct views of the training split there are; None: each epoch of each training has its own."""
     description: str
     """One line for people, such as ``handwritten digits 1x32x32: 1437 train, 360 test, 10 classes``."""
 
@@ -120,6 +155,12 @@ class Dataset:
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """By input name, without the batch axis."""
         return self.test.input_shapes
+
+    def view(self, seed: int, epoch: int) -> View | None:
+        """How the training split looks in an epoch of a training that has this seed."""
+        if not self.train.augmented:
+            return None
+        return View(seed, epoch) if self.views is None else View(VIEW_SEED, epoch % self.views)
 
     def example(self, batch_size: int = 2) -> dict[str, Tensor]:
         """The first test inputs, normalised; fewer where the test split is smaller."""
@@ -138,6 +179,8 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
     """What is taken from the pixels and what they are divided by, in each channel."""
     augment: tuple[Augmentation, ...] = ()
     """Random changes of the training images, new in every epoch."""
+    views: Annotated[int, Field(ge=1)] | None = None
+    """Let the changes repeat after so many epochs, alike in all runs: a teacher's outputs can then be stored."""
 
     @abstractmethod
     def read(self, directory: Path) -> Reading:
@@ -162,7 +205,8 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
             test=splits["test"],
             classes=classes,
             batch_size=self.batch_size,
-            fingerprint=_fingerprint(splits, classes, self.batch_size),
+            fingerprint=_fingerprint(splits, classes, self.batch_size, self.views),
+            views=self.views,
             description=_description(reading.description, splits, classes),
         )
 
@@ -184,6 +228,8 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
         return reading.train.at(rest), reading.train.at(held)
 
     def _check_augment(self, train: Samples) -> None:
+        if self.views is not None and not self.augment:
+            raise DataError(f"{train.origin}: `views` counts augmented views, but nothing is augmented; leave it out")
         shapes = {name: tensor.shape[1:] for name, tensor in train.inputs.items() if tensor.ndim == 4}
         if self.augment and not shapes:
             raise DataError(
@@ -216,13 +262,20 @@ def sources() -> dict[str, type[DataSource]]:
     return discovered(f"{__package__}.sources", DataSource, "source")
 
 
+def _range(tensor: Tensor) -> tuple[float, float]:
+    if tensor.dtype == torch.uint8:
+        return 0.0, 255.0
+    low, high = (float(bound) for bound in torch.aminmax(tensor))
+    return low, high if high > low else low + 1.0
+
+
 def _split(samples: Samples, normalizations: dict[str, Normalization], augment: tuple[Augmentation, ...] = ()) -> Split:
     return Split(samples.inputs, samples.target, normalizations=normalizations, augment=augment)
 
 
-def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...], batch_size: int) -> str:
+def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...], batch_size: int, views: int | None) -> str:
     hashes = {name: split.sha256() for name, split in splits.items()}
-    return fingerprint(cast(JsonValue, hashes), list(classes), batch_size)
+    return fingerprint(cast(JsonValue, hashes), list(classes), batch_size, views)
 
 
 def _description(title: str, splits: dict[str, Split], classes: tuple[str, ...]) -> str:

@@ -44,9 +44,11 @@ MODEL_CODE = (
             "normalization",
             "quantization",
             "seeding",
+            "strong_augmentation",
             "taps",
             "task",
             "teacher",
+            "teacher_cache",
             "training",
         )
     ),
@@ -104,6 +106,12 @@ class Plan:
         weights = self.recipe.teacher.weights
         return None if weights is None else self.directory / weights
 
+    def teacher_of(self, artifact: Artifact, runs: Path | None = None) -> Teacher:
+        """The run's teacher; its stored outputs lie where the recipe says, else among the `runs`, else in memory."""
+        settings = self.recipe.teacher.cache
+        folder = None if runs is None else runs / "teacher-cache"
+        return Teacher(artifact, settings, self.directory / settings.path if settings.path else folder)
+
     def initial_artifact(self) -> Artifact:
         """The teacher as the recipe gives it: with its weights, or with fresh ones for the first stage to train.
 
@@ -137,6 +145,8 @@ class Plan:
             self.data.fingerprint,
             self.data.batch_size,
             self.recipe.seed,
+            self.recipe.teacher.cache.dtype,
+            self.recipe.teacher.cache.top_k,
             self.precision,
             self.device.type,
             torch.__version__,
@@ -190,7 +200,9 @@ class Plan:
     def model_hash(self) -> str:
         """Of what shapes the model in the recipe, for the metadata of engines; goals and targets are not in it."""
         shaping: dict[str, Any] = self.recipe.model_dump(
-            mode="json", include={"seed", "task", "data", "teacher", "stages", "precision"}
+            mode="json",
+            include={"seed", "task", "data", "teacher", "stages", "precision"},
+            exclude={"teacher": {"cache": {"path", "max_bytes", "memory_bytes"}}},
         )
         return fingerprint(shaping)
 

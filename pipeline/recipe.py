@@ -18,6 +18,7 @@ from .overrides import overridden
 from .recipe_problems import MISFIT, problems_of
 from .recipe_yaml import Key, Located, read_recipe_file, yaml_text
 from .registry import OneOf, discovered
+from .teacher_cache import CacheSettings
 
 PYTHON_SOURCE = "my_data.py:make"
 """The choice among the data sources that stands for any `file.py:function`."""
@@ -50,6 +51,8 @@ class Teacher(_Settings):
     model: ModelReference
     weights: Path | None = None
     """A .safetensors file; a relative path starts at the recipe's folder. Without, the first stage trains it."""
+    cache: CacheSettings = CacheSettings()
+    """How its outputs are stored, where samples look the same again: without `augment`, or with `data.views`."""
 
 
 class Goals(_Settings):

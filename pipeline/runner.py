@@ -109,7 +109,7 @@ class _Run:
             artifact = last.artifact
             self._artifacts[step.name] = artifact
             if self._teacher is None:
-                self._teacher = Teacher(artifact)
+                self._teacher = self._plan.teacher_of(artifact, self._files.path.parent)
                 baselines = {target.label: self._built(last, target, "fp32") for target in self._recipe.targets}
             reports.append(self._reported(last, baselines))
         assert last is not None  # a plan has at least one step

@@ -1,28 +1,45 @@
 """The run's frozen teacher."""
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Iterator
 from copy import deepcopy
+from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from .artifact import Artifact
+from .augmentation import View
 from .data import Batch
+from .fingerprints import code_fingerprint
 from .taps import Outputs, outputs_of
-from .training import TrainingContext, move
+from .teacher_cache import LOGITS, CacheSettings, Counts, TeacherCache
+from .training import TrainingContext, move, state_of
+
+OUTPUT_CODE = tuple(
+    f"pipeline.{name}" for name in ("augmentation", "normalization", "taps", "teacher", "teacher_cache")
+)
+"""The modules whose change can change a teacher's outputs, beside its own."""
 
 
 class Teacher:
     """A frozen copy of the teacher's model, shared by every stage of a run.
 
-    Without augmentation a sample's logits never change, so one pass over the training split, in its own order,
-    serves every epoch of every stage; its result does not depend on which stage asks first.
+    Where a sample looks the same again, in data without augmentation or with numbered views, its outputs are computed
+    once and stored: `folder` outlives the run and serves others, None keeps them in memory.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, settings: CacheSettings | None = None, folder: Path | None = None) -> None:
         self.artifact = artifact
+        self._settings = settings or CacheSettings()
+        self._folder = folder
         self._model: nn.Module | None = None
-        self._train_logits: Tensor | None = None
+        self._cache: TeacherCache | None = None
+
+    def of(self, artifact: Artifact) -> "Teacher":
+        """Another artifact as a teacher, with the same settings and folder."""
+        return Teacher(artifact, self._settings, self._folder)
 
     def model(self, context: TrainingContext) -> nn.Module:
         """The teacher on the run's device, in eval mode, asking for no gradients."""
@@ -32,10 +49,21 @@ class Teacher:
         return self._model
 
     def outputs(self, batch: Batch, taps: Collection[str], context: TrainingContext) -> Outputs:
-        """Logits and what flows at the taps for a training batch on the device."""
-        if not taps:
-            return Outputs(self.logits(batch, context), {})
-        return self.live_outputs(batch, taps, context)
+        """Logits and what flows at the taps for a training batch on the device; stored ones where there are any."""
+        repeats = batch.view is None or context.data.views is not None
+        if not repeats or (taps and not self._settings.maps):
+            return self.live_outputs(batch, taps, context)
+        number = 0 if batch.view is None else batch.view.number
+        names = [LOGITS, *taps]
+        rows = self._opened_cache(context).rows(
+            names, number, batch.index.cpu(), lambda: self._whole_view(batch.view, taps, context)
+        )
+        moved = {name: tensor.to(context.device) for name, tensor in rows.items()}
+        return Outputs(moved.pop(LOGITS), moved)
+
+    def logits(self, batch: Batch, context: TrainingContext) -> Tensor:
+        """The teacher's logits for a training batch on the device, shape (B, classes), in float32."""
+        return self.outputs(batch, (), context).logits
 
     @torch.no_grad()
     def live_outputs(self, batch: Batch, taps: Collection[str], context: TrainingContext) -> Outputs:
@@ -43,16 +71,49 @@ class Teacher:
         with context.autocast():
             return outputs_of(self.model(context), batch.inputs, taps)
 
-    def logits(self, batch: Batch, context: TrainingContext) -> Tensor:
-        """The teacher's outputs for a training batch on the device, shape (B, classes), in float32."""
-        if context.data.train.augmented:
-            return self._forward(batch, context)
-        if self._train_logits is None:
-            batches = context.data.train.batches(context.data.batch_size)
-            self._train_logits = torch.cat([self._forward(context.to_device(each), context) for each in batches])
-        return self._train_logits[batch.index.to(context.device)]
+    def usage(self) -> Counts:
+        """How often stored outputs served since this was last asked."""
+        if self._cache is None:
+            return Counts()
+        counts, self._cache.counts = self._cache.counts, Counts()
+        return counts
 
-    @torch.no_grad()
-    def _forward(self, batch: Batch, context: TrainingContext) -> Tensor:
-        with context.autocast():
-            return self.model(context)(*batch.inputs.values()).float()
+    @property
+    def stored_bytes(self) -> int:
+        """Of the outputs in use, in memory or in files."""
+        return 0 if self._cache is None else self._cache.stored_bytes
+
+    def _opened_cache(self, context: TrainingContext) -> TeacherCache:
+        if self._cache is None:
+            key: dict[str, JsonValue] = {
+                "teacher": _weights_sha256(self.artifact.model),
+                "structure": self.artifact.blueprint.model_dump(mode="json"),
+                "data": context.data.train.sha256(),
+                "views": context.data.views,
+                "classes": context.data.num_classes,
+                "precision": context.precision,
+                "device": context.device.type,
+                "torch": torch.__version__,
+                "code": code_fingerprint(*OUTPUT_CODE),
+                "dtype": self._settings.dtype,
+                "top_k": self._settings.top_k,
+            }
+            self._cache = TeacherCache(self._settings, self._folder, key, len(context.data.train))
+        return self._cache
+
+    def _whole_view(
+        self, view: View | None, taps: Collection[str], context: TrainingContext
+    ) -> Iterator[dict[str, Tensor]]:
+        split, size = context.data.train, context.data.batch_size
+        for start in range(0, len(split), size):
+            index = torch.arange(start, min(start + size, len(split)))
+            outputs = self.live_outputs(context.to_device(split.batch(index, view=view)), taps, context)
+            yield {LOGITS: outputs.logits, **outputs.maps}
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_of(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

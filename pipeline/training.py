@@ -16,7 +16,7 @@ from .errors import TrainingError
 from .files import write_atomically
 from .journal import CurvePoint, Journal
 from .progress import Progress
-from .seeding import generator, seed_global
+from .seeding import derive, generator, seed_global
 from .task import Task
 
 Precision = Literal["fp32", "bf16"]
@@ -80,7 +80,7 @@ class TrainingContext:
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the run's device, images in channels-last order."""
         inputs = {name: on_device(tensor, self.device) for name, tensor in batch.inputs.items()}
-        return Batch(inputs, batch.target.to(self.device), batch.index)
+        return Batch(inputs, batch.target.to(self.device), batch.index, batch.view)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,8 @@ class _Training:
         index = self._order[position * context.data.batch_size : (position + 1) * context.data.batch_size]
         # Each step seeds its own draws, so that a resumed training needs no stored generator state.
         seed_global(context.seed, self._name, "step", self._step)
-        batch = context.data.train.batch(index, generator=generator(context.seed, self._name, "augment", self._step))
+        view = context.data.view(derive(context.seed, self._name, "augment"), epoch)
+        batch = context.data.train.batch(index, view=view)
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self._step, self._num_steps)
         self._model.train()

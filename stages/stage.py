@@ -35,7 +35,7 @@ class Context(TrainingContext):
 
     def teacher_of(self, artifact: Artifact) -> Teacher:
         """An earlier step's artifact as a teacher."""
-        return Teacher(artifact)
+        return Teacher(artifact) if self.teacher is None else self.teacher.of(artifact)
 
 
 class Stage(BaseModel, ABC, frozen=True, extra="forbid"):

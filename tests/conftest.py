@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -46,6 +46,16 @@ class Bars(DataSource):
 def data() -> Dataset:
     """Four classes of 1×16×16 images: 160 to train on, 32 to validate on, 64 to test on."""
     return Bars(batch_size=32, validation=32).load(Path())
+
+
+@pytest.fixture
+def new_data() -> Callable[..., Dataset]:
+    """Makes the same data with other settings, such as `augment` and `views`."""
+
+    def make(**settings: Any) -> Dataset:
+        return Bars(batch_size=32, validation=32, **settings).load(Path())
+
+    return make
 
 
 @pytest.fixture

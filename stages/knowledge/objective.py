@@ -14,7 +14,7 @@ from ...pipeline.blueprint import Blueprint
 from ...pipeline.data import Batch
 from ...pipeline.errors import StageError
 from ...pipeline.registry import Named, discovered
-from ...pipeline.seeding import derive, generator, seeded
+from ...pipeline.seeding import derive, seeded
 from ...pipeline.taps import Outputs, outputs_of
 from ...pipeline.teacher import Teacher
 from ...pipeline.training import Moment, Objective, Schedule, fit, on_device
@@ -112,7 +112,7 @@ def learn(
         return
     objective = DistillationObjective(training, model, blueprint, context, live=True)
     index = torch.arange(min(REHEARSED, len(context.data.train)))
-    batch = context.data.train.batch(index, generator=generator(context.seed, "rehearsal"))
+    batch = context.data.train.batch(index, view=context.data.view(context.seed, 0))
     objective.terms(deepcopy(model).train(), context.to_device(batch), Moment(0, 1, 0))
 
 
@@ -152,6 +152,16 @@ class DistillationObjective(Objective):
                 for entry in self._entries
             ],
         )
+
+    def finish(self) -> None:
+        """Tell the journal how often the teachers' stored outputs served."""
+        usages = [teacher.usage() for teacher in self._teachers]
+        asked, computed = sum(usage.asked for usage in usages), sum(usage.computed for usage in usages)
+        if asked:
+            rate = 1 - min(computed / asked, 1.0)
+            stored = sum(teacher.stored_bytes for teacher in self._teachers)
+            fact = {"asked": asked, "computed": computed, "hit rate": rate, "bytes": stored}
+            self._context.journal.fact("teacher cache", fact)
 
     @property
     def student_taps(self) -> set[str]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.pipeline.augmentation import View
 from potstill.pipeline.data import Dataset, sources, stratified
 from potstill.pipeline.errors import DataError
 from potstill.pipeline.sources.digits import Digits
@@ -128,19 +129,17 @@ class TestSplits:
 
 
 class TestAugmentation:
-    def test_equal_generators_give_equal_batches_and_others_differ(self, tmp_path: Path):
+    def test_equal_views_give_equal_batches_and_others_differ(self, tmp_path: Path):
         train = load(npz_folder(tmp_path), augment=("random_crop", "flip")).train
         index = torch.arange(20)
-        first, second, third = (
-            train.batch(index, generator=torch.Generator().manual_seed(seed)).inputs["image"] for seed in (1, 1, 2)
-        )
+        first, second, third = (train.batch(index, view=View(seed, 0)).inputs["image"] for seed in (1, 1, 2))
         assert torch.equal(first, second)
         assert not torch.equal(first, third)
 
     def test_the_global_generator_is_neither_read_nor_advanced(self, tmp_path: Path):
         train = load(npz_folder(tmp_path), augment=("random_crop", "flip")).train
         before = torch.get_rng_state()
-        train.batch(torch.arange(20), generator=torch.Generator().manual_seed(1))
+        train.batch(torch.arange(20), view=View(1, 0))
         assert torch.equal(before, torch.get_rng_state())
 
     def test_every_crop_is_a_window_of_the_zero_padded_image(self, tmp_path: Path):
@@ -148,7 +147,7 @@ class TestAugmentation:
         index = torch.arange(20)
         plain = train.batch(index).inputs["image"]
         padded = torch.nn.functional.pad(plain, (4, 4, 4, 4))
-        crops = train.batch(index, generator=torch.Generator().manual_seed(3)).inputs["image"]
+        crops = train.batch(index, view=View(3, 0)).inputs["image"]
         for number in range(20):
             windows = [padded[number, :, row : row + 8, column : column + 8] for row in range(9) for column in range(9)]
             assert any(torch.equal(crops[number], window) for window in windows)
@@ -156,19 +155,22 @@ class TestAugmentation:
     def test_a_flip_mirrors_some_images_and_leaves_the_others(self, tmp_path: Path):
         train = load(npz_folder(tmp_path), augment=("flip",)).train
         plain = train.batch(torch.arange(30)).inputs["image"]
-        flipped = train.batch(torch.arange(30), generator=torch.Generator().manual_seed(0)).inputs["image"]
+        flipped = train.batch(torch.arange(30), view=View(0, 0)).inputs["image"]
         mirrored = [torch.equal(new, old.flip(2)) for new, old in zip(flipped, plain, strict=True)]
         same = [torch.equal(new, old) for new, old in zip(flipped, plain, strict=True)]
         assert all(one or other for one, other in zip(mirrored, same, strict=True))
         assert 5 < sum(mirrored) < 25
 
-    def test_without_a_generator_nothing_is_changed(self, tmp_path: Path):
+    def test_without_a_view_nothing_is_changed(self, tmp_path: Path):
         npz_folder(tmp_path)
         augmented, plain = load(tmp_path, augment=("flip",)).train, load(tmp_path).train
         assert augmented.augmented
         assert not plain.augmented
         index = torch.arange(30)
         assert torch.equal(augmented.batch(index).inputs["image"], plain.batch(index).inputs["image"])
+
+    def test_views_of_nothing_are_refused(self, tmp_path: Path):
+        refused(npz_folder(tmp_path), r"`views`.*nothing is augmented", views=4)
 
     def test_inputs_that_are_no_images_cannot_be_augmented(self, tmp_path: Path):
         rows = np.random.default_rng(0).normal(size=(30, 5))
