@@ -9,11 +9,13 @@ from . import wording
 from .svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
 from .terms import Term, share_text, terms_of
 
-LEFT, TOP = 44.0, 24.0
+LEAST_LEFT, TOP = 44.0, 24.0
 MOST_LABELS = 140.0
 """The widest that the labels at the lines' ends may get, in pixels."""
 LOSS, SHARES, VALIDATION = 110.0, 84.0, 62.0
-"""The least height of each panel; many labels need more."""
+"""The least height of each panel."""
+HEIGHT_PER_LINE = 18.0
+"""More than a label's, for many lines to lie apart."""
 GAP, BOTTOM = 34.0, 34.0
 LABEL_HEIGHT = 14.0
 LOGARITHMIC_FROM = 20.0
@@ -38,12 +40,14 @@ class _Panel:
     title: str
     lines: tuple[_Line, ...]
     least_height: float
+    parts: bool = False
+    """Of a whole: on an even scale from zero."""
     told: Callable[[float], str] = wording.figure
     """The value at a line's end, in words."""
 
     @property
     def height(self) -> float:
-        return max(self.least_height, LABEL_HEIGHT * len(self.lines))
+        return max(self.least_height, HEIGHT_PER_LINE * len(self.lines))
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,32 @@ class _Upwards:
         return self.zero if self.zero is not None and value < self.least else self.scale(value)
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """A panel's height in the drawing, and its scale there."""
+
+    upwards: _Upwards
+    ticks: tuple[tuple[float, str], ...]
+    """Height and text."""
+    top: float
+    bottom: float
+
+
 def training_curves(step: StepReport, width: float, key: str) -> Canvas:
     """One step's training; only for a step that has a curve."""
     panels = list(_panels(step))
     height = TOP + sum(panel.height for panel in panels) + GAP * (len(panels) - 1) + BOTTOM
     canvas = Canvas(width, height, f"Training of {step.name}", _description(step), key)
     labels = (f"0.0000 {line.name}" for panel in panels for line in panel.lines)
-    epochs = _epochs(step, width - 14 - min(MOST_LABELS, max(text_width(label, 11) for label in labels)))
-    top = TOP
+    right = width - 14 - min(MOST_LABELS, max(text_width(label, 11) for label in labels))
+    axes: list[_Axis] = []
     for panel in panels:
-        _draw(canvas, panel, epochs, top)
-        top += panel.height + GAP
-    _epoch_axis(canvas, epochs, top - GAP)
+        axes.append(_axis(panel, axes[-1].bottom + GAP if axes else TOP))
+    left = max(LEAST_LEFT, *(6 + text_width(text, 11) for axis in axes for _, text in axis.ticks))
+    epochs = _epochs(step, left, right)
+    for panel, axis in zip(panels, axes, strict=True):
+        _draw(canvas, panel, axis, epochs, left)
+    _epoch_axis(canvas, epochs, left, axes[-1].bottom)
     return canvas
 
 
@@ -83,7 +101,7 @@ def _panels(step: StepReport) -> Iterator[_Panel]:
             _Line(term.name, tuple((epoch, 100 * share) for epoch, share in term.shares), style)
             for term, style in zip(terms, _styles(), strict=False)
         )
-        yield _Panel("Share of the gradient (%)", tuple(lines), SHARES, "{:.1f}".format)
+        yield _Panel("Share of the gradient (%)", tuple(lines), SHARES, parts=True, told="{:.1f}".format)
     validation = tuple((each.epoch, 100 * each.validation) for each in step.curve if each.validation is not None)
     if validation:
         yield _Panel("Accuracy on the validation split (%)", (_Line("", validation, "total"),), VALIDATION)
@@ -102,31 +120,42 @@ def _styles() -> Iterator[str]:
     return (f"term-{index % LINE_STYLES}" for index in count())
 
 
-def _epochs(step: StepReport, right: float) -> Scale:
+def _epochs(step: StepReport, left: float, right: float) -> Scale:
     first, last = step.curve[0].epoch, step.curve[-1].epoch
     if first == last:
         first, last = first - 0.5, last + 0.5
-    return Scale(first, last, LEFT + 6, right - 6)
+    return Scale(first, last, left + 6, right - 6)
 
 
-def _draw(canvas: Canvas, panel: _Panel, epochs: Scale, top: float) -> None:
+def _axis(panel: _Panel, top: float) -> _Axis:
     bottom = top + panel.height
-    upwards = _upwards([value for line in panel.lines for _, value in line.values], top + 10, bottom - 4)
-    logarithmic = upwards.scale.logarithmic
-    canvas.text(0, top - 8, panel.title + (", logarithmic" if logarithmic else ""), "axis-title", size=11)
-    ticks = upwards.scale.ticks(max(3, int(panel.height / 26)))
-    texts = tick_texts(ticks, logarithmic=logarithmic)
+    values = [value for line in panel.lines for _, value in line.values]
+    upwards = (_from_zero if panel.parts else _upwards)(values, top + 10, bottom - 4)
+    values = upwards.scale.ticks(max(3, int(panel.height / 26)))
+    texts = tick_texts(values, logarithmic=upwards.scale.logarithmic)
+    ticks = [(upwards.scale(value), text) for value, text in zip(values, texts, strict=True)]
     if upwards.zero is not None:
-        ticks, texts = [0.0, *ticks], ["0", *texts]
-    for value, text in zip(ticks, texts, strict=True):
-        canvas.line((LEFT, upwards(value)), (epochs.end + 6, upwards(value)), "grid")
-        canvas.text(LEFT - 6, upwards(value) + 4, text, "tick", anchor="end", size=11)
+        ticks.append((upwards.zero, "0"))
+    return _Axis(upwards, tuple(ticks), top, bottom)
+
+
+def _draw(canvas: Canvas, panel: _Panel, axis: _Axis, epochs: Scale, left: float) -> None:
+    upwards = axis.upwards
+    title = panel.title + (", logarithmic" if upwards.scale.logarithmic else "")
+    canvas.text(0, axis.top - 8, title, "axis-title", size=11)
+    for height, text in axis.ticks:
+        canvas.line((left, height), (epochs.end + 6, height), "grid")
+        canvas.text(left - 6, height + 4, text, "tick", anchor="end", size=11)
     for line in reversed(panel.lines):
         points = [(epochs(epoch), upwards(value)) for epoch, value in line.values]
         canvas.path(points, f"curve {line.style}")
         if len(points) == 1 or line.style == "total":
             canvas.circle(*points[-1], 3, f"dot {line.style}")
-    _end_labels(canvas, panel, upwards, epochs.end + 14, Box(0, top, canvas.width, bottom + 2))
+    _end_labels(canvas, panel, upwards, epochs.end + 14, Box(0, axis.top, canvas.width, axis.bottom + 2))
+
+
+def _from_zero(values: Sequence[float], top: float, bottom: float) -> _Upwards:
+    return _Upwards(Scale(0, max(values) or 1, bottom, top), 0, None)
 
 
 def _upwards(values: Sequence[float], top: float, bottom: float) -> _Upwards:
@@ -166,8 +195,8 @@ def _apart(heights: Sequence[float], top: float, bottom: float) -> list[float]:
     return moved
 
 
-def _epoch_axis(canvas: Canvas, epochs: Scale, bottom: float) -> None:
-    canvas.line((LEFT, bottom), (epochs.end + 6, bottom), "axis")
+def _epoch_axis(canvas: Canvas, epochs: Scale, left: float, bottom: float) -> None:
+    canvas.line((left, bottom), (epochs.end + 6, bottom), "axis")
     whole = [tick for tick in epochs.ticks(6) if tick == int(tick)]
     for tick in whole:
         canvas.text(epochs(tick), bottom + 16, f"{tick:.0f}", "tick", anchor="middle", size=11)

@@ -41,7 +41,7 @@ def terms_of(step: StepReport) -> tuple[Term, ...]:
 
 def terms_table(terms: tuple[Term, ...]) -> Table:
     """What each term came to; without shares where nobody looked at the gradient."""
-    columns = (words("Term of the loss"), figures("At the end", "weighted"))
+    columns = (words("Term"), figures("At the end", "weighted"))
     rows = tuple((Cell(term.name), Cell(wording.figure(term.values[-1][1]))) for term in terms)
     if not terms[0].shares:
         return Table("Terms of the loss", columns, rows)
