@@ -85,7 +85,7 @@ def training_curves(step: StepReport, width: float, key: str) -> Canvas:
     axes: list[_Axis] = []
     for panel in panels:
         axes.append(_axis(panel, axes[-1].bottom + GAP if axes else TOP))
-    left = max(LEAST_LEFT, *(6 + text_width(text, 11) for axis in axes for _, text in axis.ticks))
+    left = max((LEAST_LEFT, *(6 + text_width(text, 11) for axis in axes for _, text in axis.ticks)))
     epochs = _epochs(step, left, right)
     for panel, axis in zip(panels, axes, strict=True):
         _draw(canvas, panel, axis, epochs, left)
