@@ -1,20 +1,30 @@
-"""Training curves: the loss, the terms it is made of, and accuracy on the validation split."""
+"""Training curves: the loss, the terms it is made of, their shares of the gradient, and accuracy on validation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from ..report import StepReport
 from . import wording
 from .svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
+from .terms import Term, share_text, terms_of
 
-LEFT, TOP = 44.0, 24.0
+LEAST_LEFT, TOP = 44.0, 24.0
 MOST_LABELS = 140.0
 """The widest that the labels at the lines' ends may get, in pixels."""
-LOSS, GAP, VALIDATION, BOTTOM = 110.0, 34.0, 62.0, 34.0
+LOSS, SHARES, VALIDATION = 110.0, 84.0, 62.0
+"""The least height of each panel."""
+HEIGHT_PER_LINE = 18.0
+"""More than a label's, for many lines to lie apart."""
+GAP, BOTTOM = 34.0, 34.0
 LABEL_HEIGHT = 14.0
 LOGARITHMIC_FROM = 20.0
-DASHES = 4
-"""How many kinds of dashes the style sheet tells apart."""
+NEGLIGIBLE = 1e-8
+"""Of the largest value: what is below this share of it stands with the zeros, where a logarithm has no place for it."""
+ZERO_HEIGHT = 16.0
+"""Between the zeros and the smallest value above them on a logarithmic scale, in pixels."""
+LINE_STYLES = 8
+"""How many terms the style sheet tells apart, by colour and dashes."""
 
 
 @dataclass(frozen=True)
@@ -22,85 +32,154 @@ class _Line:
     name: str
     values: tuple[tuple[float, float], ...]
     """Epoch and value."""
-    css: str
+    style: str
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    lines: tuple[_Line, ...]
+    least_height: float
+    parts: bool = False
+    """Of a whole: on an even scale from zero."""
+    told: Callable[[float], str] = wording.figure
+    """The value at a line's end, in words."""
+
+    @property
+    def height(self) -> float:
+        return max(self.least_height, HEIGHT_PER_LINE * len(self.lines))
+
+
+@dataclass(frozen=True)
+class _Upwards:
+    """From values to pixels; on a logarithmic scale, zeros have a place of their own below it."""
+
+    scale: Scale
+    least: float
+    """What is below stands with the zeros."""
+    zero: float | None
+    """Where they stand; None where the scale itself has a place for them."""
+
+    def __call__(self, value: float) -> float:
+        return self.zero if self.zero is not None and value < self.least else self.scale(value)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A panel's height in the drawing, and its scale there."""
+
+    upwards: _Upwards
+    ticks: tuple[tuple[float, str], ...]
+    """Height and text."""
+    top: float
+    bottom: float
 
 
 def training_curves(step: StepReport, width: float, key: str) -> Canvas:
     """One step's training; only for a step that has a curve."""
-    losses = _loss_lines(step)
-    validation = tuple((each.epoch, 100 * each.validation) for each in step.curve if each.validation is not None)
-    height = TOP + LOSS + BOTTOM + (GAP + VALIDATION if validation else 0)
+    panels = list(_panels(step))
+    height = TOP + sum(panel.height for panel in panels) + GAP * (len(panels) - 1) + BOTTOM
     canvas = Canvas(width, height, f"Training of {step.name}", _description(step), key)
-    right = width - 14 - min(MOST_LABELS, max(text_width(f"0.0000 {line.name}", 11) for line in losses))
-    epochs = _epochs(step, right)
-    _panel(canvas, "Loss", losses, epochs, TOP, TOP + LOSS)
-    bottom = TOP + LOSS
-    if validation:
-        line = _Line("", validation, "curve total")
-        _panel(canvas, "Accuracy on the validation split (%)", [line], epochs, bottom + GAP, bottom + GAP + VALIDATION)
-        bottom += GAP + VALIDATION
-    _epoch_axis(canvas, epochs, bottom)
+    labels = (f"0.0000 {line.name}" for panel in panels for line in panel.lines)
+    right = width - 14 - min(MOST_LABELS, max(text_width(label, 11) for label in labels))
+    axes: list[_Axis] = []
+    for panel in panels:
+        axes.append(_axis(panel, axes[-1].bottom + GAP if axes else TOP))
+    left = max((LEAST_LEFT, *(6 + text_width(text, 11) for axis in axes for _, text in axis.ticks)))
+    epochs = _epochs(step, left, right)
+    for panel, axis in zip(panels, axes, strict=True):
+        _draw(canvas, panel, axis, epochs, left)
+    _epoch_axis(canvas, epochs, left, axes[-1].bottom)
     return canvas
 
 
-def _loss_lines(step: StepReport) -> list[_Line]:
-    """The total first; a single term is the total and is not drawn twice."""
-    total = _Line("total", tuple((each.epoch, each.loss) for each in step.curve), "curve total")
-    names = list(dict.fromkeys(name for each in step.curve for name in each.terms))
-    if len(names) < 2:
-        return [_Line(names[0] if names else "loss", total.values, total.css)]
-    return [total] + [
-        _Line(
-            name,
-            tuple((each.epoch, each.terms[name]) for each in step.curve if name in each.terms),
-            f"curve term-{index % DASHES}",
+def _panels(step: StepReport) -> Iterator[_Panel]:
+    terms = terms_of(step)
+    yield _Panel("Loss", tuple(_loss_lines(step, terms)), LOSS)
+    if terms and terms[0].shares:
+        lines = (
+            _Line(term.name, tuple((epoch, 100 * share) for epoch, share in term.shares), style)
+            for term, style in zip(terms, _styles(), strict=False)
         )
-        for index, name in enumerate(names)
-    ]
+        yield _Panel("Share of the gradient (%)", tuple(lines), SHARES, parts=True, told="{:.1f}".format)
+    validation = tuple((each.epoch, 100 * each.validation) for each in step.curve if each.validation is not None)
+    if validation:
+        yield _Panel("Accuracy on the validation split (%)", (_Line("", validation, "total"),), VALIDATION)
 
 
-def _epochs(step: StepReport, right: float) -> Scale:
+def _loss_lines(step: StepReport, terms: Sequence[Term]) -> Iterator[_Line]:
+    """The total first; a single term is the total and is not drawn twice."""
+    alone = next((name for each in step.curve for name in each.terms), "loss")
+    yield _Line("total" if terms else alone, tuple((each.epoch, each.loss) for each in step.curve), "total")
+    for term, style in zip(terms, _styles(), strict=False):
+        yield _Line(term.name, term.values, style)
+
+
+def _styles() -> Iterator[str]:
+    """A term looks alike in every panel."""
+    return (f"term-{index % LINE_STYLES}" for index in count())
+
+
+def _epochs(step: StepReport, left: float, right: float) -> Scale:
     first, last = step.curve[0].epoch, step.curve[-1].epoch
     if first == last:
         first, last = first - 0.5, last + 0.5
-    return Scale(first, last, LEFT + 6, right - 6)
+    return Scale(first, last, left + 6, right - 6)
 
 
-def _panel(canvas: Canvas, title: str, lines: Sequence[_Line], epochs: Scale, top: float, bottom: float) -> None:
-    values = [value for line in lines for _, value in line.values]
-    logarithmic = min(values) > 0 and max(values) / min(values) > LOGARITHMIC_FROM
-    upwards = scale_over(values, bottom - 4, top + 10, logarithmic=logarithmic)
-    canvas.text(0, top - 8, title + (", logarithmic" if logarithmic else ""), "axis-title", size=11)
-    ticks = upwards.ticks(max(3, int((bottom - top) / 26)))
-    for value, text in zip(ticks, tick_texts(ticks), strict=True):
-        canvas.line((LEFT, upwards(value)), (epochs.end + 6, upwards(value)), "grid")
-        canvas.text(LEFT - 6, upwards(value) + 4, text, "tick", anchor="end", size=11)
-    for line in reversed(lines):
+def _axis(panel: _Panel, top: float) -> _Axis:
+    bottom = top + panel.height
+    values = [value for line in panel.lines for _, value in line.values]
+    upwards = (_from_zero if panel.parts else _upwards)(values, top + 10, bottom - 4)
+    values = upwards.scale.ticks(max(3, int(panel.height / 26)))
+    texts = tick_texts(values, logarithmic=upwards.scale.logarithmic)
+    ticks = [(upwards.scale(value), text) for value, text in zip(values, texts, strict=True)]
+    if upwards.zero is not None:
+        ticks.append((upwards.zero, "0"))
+    return _Axis(upwards, tuple(ticks), top, bottom)
+
+
+def _draw(canvas: Canvas, panel: _Panel, axis: _Axis, epochs: Scale, left: float) -> None:
+    upwards = axis.upwards
+    title = panel.title + (", logarithmic" if upwards.scale.logarithmic else "")
+    canvas.text(0, axis.top - 8, title, "axis-title", size=11)
+    for height, text in axis.ticks:
+        canvas.line((left, height), (epochs.end + 6, height), "grid")
+        canvas.text(left - 6, height + 4, text, "tick", anchor="end", size=11)
+    for line in reversed(panel.lines):
         points = [(epochs(epoch), upwards(value)) for epoch, value in line.values]
-        canvas.path(points, line.css)
-        if len(points) == 1 or line is lines[0]:
-            canvas.circle(*points[-1], 3, "dot")
-    _end_labels(canvas, lines, upwards, epochs.end + 14, Box(0, top, canvas.width, bottom + 6))
+        canvas.path(points, f"curve {line.style}")
+        if len(points) == 1 or line.style == "total":
+            canvas.circle(*points[-1], 3, f"dot {line.style}")
+    _end_labels(canvas, panel, upwards, epochs.end + 14, Box(0, axis.top, canvas.width, axis.bottom + 2))
 
 
-def _end_labels(canvas: Canvas, lines: Sequence[_Line], upwards: Scale, left: float, within: Box) -> None:
+def _from_zero(values: Sequence[float], top: float, bottom: float) -> _Upwards:
+    return _Upwards(Scale(0, max(values) or 1, bottom, top), 0, None)
+
+
+def _upwards(values: Sequence[float], top: float, bottom: float) -> _Upwards:
+    """Logarithmic where the values lie far apart and none of them is below zero by more than a rounding."""
+    least = NEGLIGIBLE * max(values)
+    above = [value for value in values if value >= least > 0]
+    if not above or min(values) <= -least or max(above) / min(above) <= LOGARITHMIC_FROM:
+        return _Upwards(scale_over(values, bottom, top), least, None)
+    if len(above) == len(values):
+        return _Upwards(scale_over(values, bottom, top, logarithmic=True), least, None)
+    return _Upwards(scale_over(above, bottom - ZERO_HEIGHT, top, logarithmic=True), least, bottom)
+
+
+def _end_labels(canvas: Canvas, panel: _Panel, upwards: _Upwards, left: float, within: Box) -> None:
     """The last value and the name of each line at its end, moved apart where the ends are close."""
-    ends = sorted(((upwards(line.values[-1][1]), line) for line in lines), key=lambda end: end[0])
-    decimals = wording.decimals_for(line.values[-1][1] for line in lines)
+    ends = sorted(((upwards(line.values[-1][1]), line) for line in panel.lines), key=lambda end: end[0])
     heights = _apart([y for y, _ in ends], within.top + LABEL_HEIGHT, within.bottom)
     for (y, line), height in zip(ends, heights, strict=True):
-        value = f"{line.values[-1][1]:.{decimals}f}"
+        value = panel.told(line.values[-1][1])
         name = shortened(line.name, canvas.width - left - text_width(value + " ", 11), 11)
         if abs(height - y) > 4:
             canvas.line((left - 8, y), (left - 2, height - 4), "leader")
-        canvas.text(
-            left,
-            height,
-            f"{value} {name}".strip(),
-            f"label {line.css.split()[-1]}",
-            size=11,
-            full=f"{value} {line.name}",
-        )
+        text, full = f"{value} {name}".strip(), f"{value} {line.name}".strip()
+        canvas.text(left, height, text, f"label {line.style}", size=11, full=full)
 
 
 def _apart(heights: Sequence[float], top: float, bottom: float) -> list[float]:
@@ -116,8 +195,8 @@ def _apart(heights: Sequence[float], top: float, bottom: float) -> list[float]:
     return moved
 
 
-def _epoch_axis(canvas: Canvas, epochs: Scale, bottom: float) -> None:
-    canvas.line((LEFT, bottom), (epochs.end + 6, bottom), "axis")
+def _epoch_axis(canvas: Canvas, epochs: Scale, left: float, bottom: float) -> None:
+    canvas.line((left, bottom), (epochs.end + 6, bottom), "axis")
     whole = [tick for tick in epochs.ticks(6) if tick == int(tick)]
     for tick in whole:
         canvas.text(epochs(tick), bottom + 16, f"{tick:.0f}", "tick", anchor="middle", size=11)
@@ -127,4 +206,6 @@ def _epoch_axis(canvas: Canvas, epochs: Scale, bottom: float) -> None:
 def _description(step: StepReport) -> str:
     first, last = step.curve[0], step.curve[-1]
     validation = "no validation split" if last.validation is None else f"validation {100 * last.validation:.2f} percent"
-    return f"Loss from {first.loss:.4g} to {last.loss:.4g} over {last.epoch:g} epochs, {validation} at the end."
+    text = f"Loss from {first.loss:.4g} to {last.loss:.4g} over {last.epoch:g} epochs, {validation} at the end."
+    shares = [f"{term.name} {share_text(term.mean_share)}" for term in terms_of(step) if term.shares]
+    return f"{text} Mean share of the gradient in percent: {', '.join(shares)}." if shares else text

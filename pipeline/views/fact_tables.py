@@ -5,14 +5,18 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from . import wording
 from .tables import Cell, Column, Table, cells, words
+
+TINY = 1e-3
+"""Below, four decimals would no longer show three digits, or even call the value zero."""
 
 
 def fact_tables(facts: Mapping[str, JsonValue]) -> Iterator[Table]:
     """First one table of the short facts, then one for each list of objects."""
     short = [(name, value) for name, value in facts.items() if not _is_rows(value)]
     if short:
-        rows = tuple(cells((_spoken(name), fact_text(value))) for name, value in short)
+        rows = tuple(cells((_spoken(name), _told(name, value))) for name, value in short)
         yield Table("", (words("Fact"), words("Value")), rows)
     for name, value in facts.items():
         if _is_rows(value):
@@ -32,8 +36,22 @@ def fact_text(value: JsonValue) -> str:
     if isinstance(value, list):
         return ", ".join(fact_text(item) for item in value) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{_spoken(name)} {fact_text(item)}" for name, item in value.items()) or "none"
-    return value
+        return ", ".join(_named(name, item) for name, item in value.items()) or "none"
+    return value or "–"
+
+
+def _named(name: str, value: JsonValue) -> str:
+    # A size in bytes has its unit beside it, and needs no name.
+    return _told(name, value) if name == "bytes" else f"{_spoken(name)} {_told(name, value)}"
+
+
+def _told(name: str, value: JsonValue) -> str:
+    """With the unit that the value's name says it has."""
+    if name == "hit rate" and isinstance(value, float):
+        return f"{fact_text(100 * value)} %"
+    if name == "bytes" and _is_number(value):
+        return wording.size(cast("int", value))
+    return fact_text(value)
 
 
 def _is_rows(value: JsonValue) -> bool:
@@ -58,8 +76,11 @@ def _figure(value: JsonValue, decimals: int | None) -> str:
 
 
 def _decimals(values: Iterator[JsonValue]) -> int:
-    """Enough for the value that needs most of them, up to 4; none for a column of whole numbers."""
-    texts = [f"{value:.4f}".rstrip("0") for value in values if isinstance(value, float)]
+    """Enough for the value that needs most of them, up to 4; none for a column of whole or of tiny numbers."""
+    known = [value for value in values if isinstance(value, float)]
+    if any(0 < abs(value) < TINY for value in known):
+        return 0
+    texts = [f"{value:.4f}".rstrip("0") for value in known]
     return max((len(text.partition(".")[2]) for text in texts), default=0)
 
 

@@ -10,8 +10,8 @@ from . import engine_tables, report_tables, wording
 from .curves import training_curves
 from .fact_tables import fact_tables
 from .scatter import EnginePoint, scatter
-from .svg import Canvas
 from .tables import Table
+from .terms import terms_of, terms_table
 from .waterfall import waterfall
 
 WIDE, NARROW = 1120.0, 350.0
@@ -34,6 +34,16 @@ class Tile:
     figure: str
     words: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """The curves of a step that trained."""
+
+    name: str
+    drawing: str
+    terms: Table | None
+    """Of a loss that has several."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ def report_html(report: Report) -> str:
         step_latency=engine_tables.latency_table("", [(step.name, step.engine) for step in report.steps]),
         scatter=scatter_chart(points, "scatter"),
         legend=[step.name for step in report.steps],
-        curves=list(_curves(report.steps)),
+        trainings=list(_trainings(report.steps)),
         unvalidated=[step.name for step in report.steps if step.curve and step.curve[-1].validation is None],
         untrained=[step.name for step in report.steps if not step.curve],
         engines=engine_tables.engines_table(report),
@@ -109,11 +119,12 @@ def _point(step: StepReport) -> EnginePoint:
     return EnginePoint(step.name, step.name.partition("-")[0], step.engine.accuracy, step.timing.candidate)
 
 
-def _curves(steps: Sequence[StepReport]) -> Iterator[tuple[str, str]]:
+def _trainings(steps: Sequence[StepReport]) -> Iterator[Training]:
     for index, step in enumerate(steps):
         if step.curve:
-            canvas: Canvas = training_curves(step, NARROW, f"curve-{index}")
-            yield step.name, canvas.markup()
+            drawing = training_curves(step, NARROW, f"curve-{index}").markup()
+            terms = terms_of(step)
+            yield Training(step.name, drawing, terms_table(terms) if terms else None)
 
 
 def _tiles(report: Report) -> Iterator[Tile]:

@@ -6,6 +6,7 @@ from ..report import Report, StepReport
 from . import engine_tables, report_tables
 from .fact_tables import fact_tables
 from .tables import Cell, Column, Table
+from .terms import terms_of, terms_table
 
 
 def report_markdown(report: Report) -> str:
@@ -34,10 +35,14 @@ def _parts(report: Report) -> Iterator[str]:
 
 
 def _step_parts(step: StepReport) -> Iterator[str]:
-    if step.facts:
-        yield f"## {escaped(step.name)}"
-        for table in fact_tables(step.facts):
-            yield table_markdown(table, level=3)
+    terms = terms_of(step)
+    if not (step.facts or terms):
+        return
+    yield f"## {escaped(step.name)}"
+    for table in fact_tables(step.facts):
+        yield table_markdown(table, level=3)
+    if terms:
+        yield table_markdown(terms_table(terms), level=3)
 
 
 def table_markdown(table: Table, level: int = 2) -> str:

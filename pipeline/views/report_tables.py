@@ -23,6 +23,7 @@ from .engine_tables import (
     tone_of,
 )
 from .tables import Cell, Table, Tone, cells, figures, not_measured, words
+from .terms import terms_of
 
 AA_VERDICTS = {NO_CHANGE: ", noise", "faster": ", FAILED", "slower": ", FAILED"}
 """An engine that comes out faster or slower than itself says that the machine was not quiet."""
@@ -93,14 +94,26 @@ def goals_table(report: Report) -> Table:
         (
             Cell(goal.goal),
             Cell("✓ met", tone="good") if goal.met else Cell("✗ missed", tone="bad"),
-            Cell(f"{goal.limit:g}"),
-            Cell(f"{goal.value:.4g}") if goal.value is not None else not_measured(""),
+            Cell(_goal_figure(goal.goal, goal.limit)),
+            Cell(_goal_figure(goal.goal, goal.value)) if goal.value is not None else not_measured(""),
             Cell(goal.sentence.partition(": ")[2] or goal.sentence),
         )
         for goal in report.goals
     )
     columns = (words("Goal"), words("Verdict"), figures("Asked"), figures("Reached"), words("In words"))
     return Table("Goals", columns, rows)
+
+
+def _goal_figure(goal: str, value: float) -> str:
+    """A limit or what was reached, in the goal's unit."""
+    if goal == "max_accuracy_drop":
+        points = f"{100 * value:.4g}".replace("-", wording.MINUS)
+        return f"{points} {'point' if points == '1' else 'points'}"
+    if goal == "min_speedup":
+        return f"{value:.4g}{wording.TIMES}"
+    if goal == "max_file_bytes":
+        return f"{value:,.0f} bytes"
+    return f"{value:.4g} ms" if goal.endswith("_ms") else f"{value:.4g}"
 
 
 def earned_table(report: Report) -> Table:
@@ -225,7 +238,7 @@ def run_table(report: Report) -> Table:
 
 def method_sentences(report: Report) -> tuple[str, ...]:
     """How the numbers came about, for readers who doubt them."""
-    return (
+    sentences = (
         "Accuracy is the engine's own, over the whole test split; its interval is Wilson's (1927), 95 %.",
         "Latency is host-synchronous: one call after another, each engine in a process of its own. Candidate and "
         "teacher's fp32 engine take turns on the same machine, so that what slows one slows the other; intervals of "
@@ -235,6 +248,12 @@ def method_sentences(report: Report) -> tuple[str, ...]:
         "Differences of accuracy have Newcombe's interval (1998, method 10), which takes the samples for independent. "
         "The engines saw the same samples, so it errs towards calling a difference noise.",
     )
+    if any(term.shares for step in report.steps for term in terms_of(step)):
+        sentences += (
+            "A term's share of the gradient is that of its own gradient's length, looked at in one step of an epoch; "
+            "the mean is over all epochs that were looked at.",
+        )
+    return sentences
 
 
 def _accuracy_change_cell(change: AccuracyChange, unit: str = "") -> Cell:

@@ -196,11 +196,20 @@ def _logarithmic_ticks(low: float, high: float, most: int) -> list[float]:
         ticks = [factor * 10.0**power for power in powers for factor in factors]
         ticks = [round(tick, 12) for tick in ticks if low <= tick <= high]
         if len(ticks) <= most:
-            break
-    return ticks
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / most)]
 
 
-def tick_texts(ticks: Sequence[float]) -> list[str]:
-    """With as many decimals as tell the ticks apart."""
+def _power(tick: float) -> str:
+    digits, _, power = f"{tick:.3e}".partition("e")
+    return f"{float(digits):g}e{int(power)}".replace("-", "−")
+
+
+def tick_texts(ticks: Sequence[float], *, logarithmic: bool = False) -> list[str]:
+    """With as many decimals as tell the ticks apart; with powers of ten where they are tiny or lie far apart."""
+    if logarithmic and any(tick < 1e-3 or tick >= 1e5 for tick in ticks):
+        return [f"{tick:g}" if 1e-3 <= tick < 1e5 else _power(tick) for tick in ticks]
+    if 0 < max(map(abs, ticks), default=0) < 1e-3:
+        return [_power(tick) if tick else "0" for tick in ticks]
     decimals = max((len(f"{tick:.6f}".rstrip("0").partition(".")[2]) for tick in ticks), default=0)
     return [f"{tick:.{decimals}f}".replace("-", "−") for tick in ticks]

@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING
 from ..report import Report
 from . import engine_tables, report_tables
 from .tables import Cell, Column, Table, Tone
+from .terms import terms_of, terms_sentence
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,6 +48,9 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     if len(report.engines) > 1 or any(len(engine.latency) > 1 for engine in report.engines):
         latency = engine_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
         yield table_view(latency.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup"))
+    for step in report.steps:
+        if terms := terms_of(step):
+            yield Text(terms_sentence(step.name, terms))
     engine = engine_tables.audited(report)
     if engine is not None and engine.audit is not None:
         yield Text(f"{engine.target}: {engine_tables.audit_sentence(engine.audit)}")

@@ -59,6 +59,16 @@ def decimals_for(values: Iterable[float]) -> int:
     return min(4, max(0, SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(smallest))))
 
 
+def figure(value: float) -> str:
+    """To three digits however large or small, such as ``0.0417``, ``137`` or ``3.1e−5``."""
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value) < 1e6:
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits}e{int(power)}".replace("-", MINUS)
+    return plain(value, max(0, SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(value)))))
+
+
 def size(num_bytes: int) -> str:
     """In decimal units, such as ``92.4 kB``."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -63,13 +63,17 @@ class Sketch:
     epochs: int = 3
     precision: str = "fp32"
     terms: tuple[str, ...] = ("cross_entropy", "kd")
+    looks: int = 1
+    """Every how many epochs the gradient was looked at; 0 for never."""
 
+
+MANY_TERMS = ("task", "kd", "dkd", "review_kd", "hint", "hint#2", "at", "similarity")
 
 SKETCHES = (
     Sketch("01-train", 354, 1.004, 1_084_554, 162_600_000, 8, terms=("cross_entropy",)),
-    Sketch("02-distill", 355, 3.21, 77_050, 18_040_000, 10, terms=("cross_entropy", "kd", "hint")),
+    Sketch("02-distill", 355, 3.21, 77_050, 18_040_000, 10, terms=MANY_TERMS, looks=2),
     Sketch("03-prune", 353, 4.95, 46_218, 10_790_000),
-    Sketch("04-factorize", 353, 4.87, 41_930, 9_870_000, 2),
+    Sketch("04-factorize", 353, 4.87, 41_930, 9_870_000, 2, looks=0),
     Sketch("05-sharpen", 354, 4.90, 41_930, 9_870_000, 0),
     Sketch("06-quantize", 352, 11.62, 41_710, 9_870_000, 2, precision="int8"),
 )
@@ -153,8 +157,9 @@ def curve(sketch: Sketch) -> tuple[CurvePoint, ...]:
     return tuple(
         CurvePoint(
             epoch=epoch,
-            loss=sum(_term(index, epoch) for index in range(len(sketch.terms))),
-            terms={name: _term(index, epoch) for index, name in enumerate(sketch.terms)},
+            loss=sum(_term(index, epoch, sketch.epochs) for index in range(len(sketch.terms))),
+            terms={name: _term(index, epoch, sketch.epochs) for index, name in enumerate(sketch.terms)},
+            gradient_shares=_shares(sketch, epoch) if sketch.looks and epoch % sketch.looks == 0 else None,
             validation=min(0.99, 0.93 + 0.012 * epoch - 0.004 * (epoch % 3)),
             learning_rate=0.1 * 0.5**epoch,
         )
@@ -162,8 +167,24 @@ def curve(sketch: Sketch) -> tuple[CurvePoint, ...]:
     )
 
 
-def _term(index: int, epoch: int) -> float:
-    return (1.9, 0.8, 0.4)[index % 3] * math.exp(-0.35 * epoch) + 0.04 / (index + 1)
+SIZES = (1.9, 0.8, 0.4, 90.0, 3e-4, 0.02, 7.0, 1e-3)
+"""Of each term at the start; the fourth is warmed up from zero, the fifth decays to zero."""
+
+
+def _term(index: int, epoch: int, epochs: int) -> float:
+    kind = index % len(SIZES)
+    value = SIZES[kind] * (math.exp(-0.35 * epoch) + 0.04 / (kind + 1))
+    if kind == 3:
+        return value * min(1.0, (epoch - 1) / 3)
+    if kind == 4:
+        return value * max(0.0, 1 - epoch / max(epochs - 1, 1))
+    return value
+
+
+def _shares(sketch: Sketch, epoch: int) -> dict[str, float]:
+    """Smaller ones grow at the cost of the larger ones."""
+    lengths = [_term(index, epoch, sketch.epochs) ** (1 / (1 + 0.5 * epoch)) for index in range(len(sketch.terms))]
+    return {name: length / sum(lengths) for name, length in zip(sketch.terms, lengths, strict=True)}
 
 
 def facts(sketch: Sketch) -> dict[str, JsonValue]:
@@ -186,7 +207,16 @@ def facts(sketch: Sketch) -> dict[str, JsonValue]:
         ]
         return {"layers": rows, "factorized layers": "3 of 6"}
     if "distill" in sketch.name:
-        return {"student": {"name": "resnet", "depth": 8, "width": 16, "shortcut": "conv"}}
+        knowledge: list[JsonValue] = [
+            {"term": "kd", "method": "kd", "weight": 0.9, "taps": ""},
+            {"term": "review_kd", "method": "review_kd", "weight": 5, "taps": "layer1→layer1, layer2→layer2"},
+            {"term": "at", "method": "at", "weight": 1000, "taps": "layer1→layer1, layer2→layer2, layer3→layer3"},
+        ]
+        return {
+            "student": {"name": "resnet", "depth": 8, "width": 16, "shortcut": "conv"},
+            "knowledge": knowledge,
+            "teacher cache": {"asked": 1437, "computed": 0, "hit rate": 1.0, "bytes": 57480},
+        }
     return {}
 
 

@@ -55,6 +55,16 @@ class TestLoad:
         with pytest.raises(UsageError, match="it is not text"):
             Report.load(tmp_path / "engine.onnx")
 
+    def test_a_report_from_before_gradients_were_looked_at_still_loads(self, report: Report, tmp_path: Path) -> None:
+        content = report.model_dump(mode="json")
+        for step in content["steps"]:
+            for point in step["curve"]:
+                del point["gradient_shares"]
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        loaded = Report.load(tmp_path)
+        assert all(point.gradient_shares is None for step in loaded.steps for point in step.curve)
+        assert set(report_files(loaded)) == set(report_files(report))
+
     def test_unknown_keys_and_a_run_without_steps_are_refused(self, report: Report, tmp_path: Path) -> None:
         for changes in ({"speed": 3}, {"steps": []}):
             (tmp_path / "report.json").write_text(changed(report, **changes))

@@ -1,7 +1,9 @@
 """Facts about the drawings."""
 
+import re
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.export.measurement import Accuracy, Interval, Latency
-from potstill.pipeline.report import Report
+from potstill.pipeline.journal import CurvePoint
+from potstill.pipeline.report import Report, StepReport
+from potstill.pipeline.views import curves
 from potstill.pipeline.views.curves import training_curves
 from potstill.pipeline.views.labels import placed_labels
 from potstill.pipeline.views.scatter import EnginePoint, pareto_front, scatter
-from potstill.pipeline.views.svg import Box, Canvas, Scale, scale_over, shortened, text_width
+from potstill.pipeline.views.svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
 from potstill.pipeline.views.waterfall import waterfall
 
 WIDTHS = (350.0, 1120.0)
@@ -55,6 +59,32 @@ def point(p50_ms: float, correct: int, label: str = "x") -> EnginePoint:
     return EnginePoint(label, label, Accuracy(correct=correct, count=400), latency)
 
 
+VALUES = st.one_of(st.sampled_from([0.0, 1e-4, 100.0]), st.floats(0, 1e-3), st.floats(0, 1e4))
+
+
+def trained(samples: ModuleType, epochs: Sequence[Sequence[float]]) -> StepReport:
+    """A step whose loss had the given terms in each epoch, and whose gradient was never looked at."""
+    step: StepReport = samples.sample_report().steps[0]
+    curve = tuple(
+        CurvePoint(
+            epoch=epoch,
+            loss=sum(values),
+            terms={f"term {n}": value for n, value in enumerate(values)},
+            learning_rate=0.1,
+        )
+        for epoch, values in enumerate(epochs, start=1)
+    )
+    return step.model_copy(update={"curve": curve})
+
+
+def styles_of(css: str, selector: str) -> tuple[str, ...]:
+    """All that the style sheet says about it."""
+    rules = re.findall(r"([^{}]+)\{([^{}]*)\}", css)
+    return tuple(
+        style.strip() for selectors, style in rules if selector in [each.strip() for each in selectors.split(",")]
+    )
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("count", [2, 6, 12])
 class TestTexts:
@@ -80,11 +110,13 @@ class TestTexts:
     def test_of_the_curves_do_not_overlap_or_leave_the_drawing(
         self, samples: ModuleType, count: int, width: float
     ) -> None:
-        terms = tuple(f"a_rather_long_name_of_a_term_{n}" for n in range(min(count, 6)))
+        terms = tuple(f"a_rather_long_name_of_a_term_{n}" for n in range(min(count, 9)))
         step = samples.sample_report([samples.Sketch("01-x", 350, 1.0, 10, 10, epochs=count, terms=terms)]).steps[0]
-        canvas = training_curves(step, width, "c")
-        assert overlapping(canvas.texts) == []
-        assert outside(canvas) == []
+        unvalidated = tuple(each.model_copy(update={"validation": None}) for each in step.curve)
+        for each in (step, step.model_copy(update={"curve": unvalidated})):
+            canvas = training_curves(each, width, "c")
+            assert overlapping(canvas.texts) == []
+            assert outside(canvas) == []
 
 
 class TestCurves:
@@ -98,6 +130,56 @@ class TestCurves:
         canvas = training_curves(step.model_copy(update={"curve": curve}), 350, "c")
         assert "validation split (%)" not in canvas.markup()
         assert "no validation split" in canvas.markup()
+
+    @given(st.lists(st.lists(VALUES, min_size=8, max_size=8), min_size=1, max_size=12))
+    def test_terms_of_any_size_stay_within_with_their_labels_apart(
+        self, samples: ModuleType, epochs: list[list[float]]
+    ) -> None:
+        canvas = training_curves(trained(samples, epochs), 350, "c")
+        assert overlapping(canvas.texts) == []
+        assert outside(canvas) == []
+        page = Box(0, 0, canvas.width, canvas.height)
+        for points in re.findall(r'points="([^"]+)"', canvas.markup()):
+            for x, y in (map(float, each.split(",")) for each in points.split()):
+                assert page.holds(Box(x, y, x, y))
+
+    def test_a_term_that_is_warmed_up_leaves_the_zero_below_a_logarithmic_scale(self, samples: ModuleType) -> None:
+        markup = training_curves(trained(samples, [[100.0, 0.0], [50.0, 1e-4], [20.0, 1e-2]]), 350, "c").markup()
+        assert "Loss, logarithmic" in markup
+        assert ">0</text>" in markup
+        (points,) = re.findall(r'class="curve term-1" points="([^"]+)"', markup)
+        heights = [float(each.split(",")[1]) for each in points.split()]
+        assert heights == sorted(heights, reverse=True)
+        assert heights[0] - heights[1] >= 16
+
+    def test_rounding_below_zero_does_not_forbid_a_logarithm_but_a_negative_term_does(
+        self, samples: ModuleType
+    ) -> None:
+        for value, expected in ((-1e-9, True), (-0.5, False)):
+            markup = training_curves(trained(samples, [[100.0, 1.0], [90.0, value]]), 350, "c").markup()
+            assert ("Loss, logarithmic" in markup) == expected
+
+    def test_a_term_looks_alike_in_both_panels_and_unlike_seven_others(self, samples: ModuleType) -> None:
+        step = trained(samples, [[1.0 + n for n in range(8)]] * 3)
+        shares = dict.fromkeys(step.curve[0].terms, 0.125)
+        curve = tuple(each.model_copy(update={"gradient_shares": shares}) for each in step.curve)
+        markup = training_curves(step.model_copy(update={"curve": curve}), 350, "c").markup()
+        for n in range(8):
+            assert markup.count(f'"curve term-{n}"') == 2
+        assert "Share of the gradient (%)" in markup
+        assert "Mean share of the gradient in percent: term 0 12.5, term 1 12.5" in markup
+        css = (Path(curves.__file__).with_name("page.css")).read_text()
+        assert len({styles_of(css, f"svg .term-{n}") for n in range(8)}) == 8
+
+    def test_shares_are_drawn_where_there_was_a_look_at_several_terms(self, samples: ModuleType) -> None:
+        def markup(looks: int, terms: tuple[str, ...]) -> str:
+            sketch = samples.Sketch("01-x", 350, 1.0, 10, 10, epochs=4, terms=terms, looks=looks)
+            return training_curves(samples.sample_report([sketch]).steps[0], 350, "c").markup()
+
+        assert "Share of the gradient" in markup(1, ("task", "kd"))
+        assert "Share of the gradient" in markup(4, ("task", "kd"))
+        assert "Share of the gradient" not in markup(0, ("task", "kd"))
+        assert "Share of the gradient" not in markup(1, ("task",))
 
 
 class TestParetoFront:
@@ -144,6 +226,12 @@ class TestScale:
         ticks = scale.ticks(6)
         assert all(9.99 <= scale(value) <= 510.01 for value in [*values, *ticks])
         assert len(ticks) <= 13
+
+    def test_ticks_over_many_powers_of_ten_are_few_and_short(self) -> None:
+        ticks = Scale(1e-9, 1e4, 0, 100, logarithmic=True).ticks(4)
+        assert 2 <= len(ticks) <= 5
+        assert max(map(len, tick_texts(ticks, logarithmic=True))) <= 5
+        assert tick_texts([1e-6, 0.01, 100], logarithmic=True) == ["1e−6", "0.01", "100"]
 
     def test_equal_factors_are_equal_distances(self) -> None:
         scale = Scale(1, 100, 0, 200, logarithmic=True)

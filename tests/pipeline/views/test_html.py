@@ -136,6 +136,29 @@ class TestPages:
         assert "Only the teacher was made so far" in page
         assert "Not audited" in page
 
+    def test_a_training_of_several_terms_has_a_table_of_them_and_one_of_a_single_term_has_none(
+        self, samples: ModuleType
+    ) -> None:
+        page = report_html(samples.sample_report())
+        assert page.count('aria-label="02-distill: terms of the loss"') == 1
+        assert "01-train: terms" not in page
+        table = page.partition("02-distill: terms of the loss")[2].partition("</table>")[0]
+        assert [name for name in samples.MANY_TERMS if f'scope="row">{name}</th>' in table] == list(samples.MANY_TERMS)
+        unlooked = page.partition("04-factorize: terms of the loss")[2].partition("</table>")[0]
+        assert ("Gradient" in table, "Gradient" in unlooked) == (True, False)
+
+    def test_knowledge_is_a_table_and_the_teacher_cache_is_told_in_units(self, samples: ModuleType) -> None:
+        page = report_html(samples.sample_report())
+        assert "<summary>Knowledge (3)</summary>" in page
+        assert "layer1→layer1, layer2→layer2, layer3→layer3</td>" in page
+        assert "asked 1,437, computed 0, hit rate 100 %, 57.5 kB" in page
+
+    def test_goals_have_their_units(self, samples: ModuleType) -> None:
+        text = re.sub(r"\s+", " ", Reader(report_html(samples.sample_report())).text)
+        assert "✓ met1 point0.56 points" in text
+        assert "✗ missed12×11.62×" in text
+        assert "✗ missed1 msnot measured" in text
+
     def test_numbers_come_with_interval_samples_batch_and_threads(self, samples: ModuleType) -> None:
         text = re.sub(r"\s+", " ", Reader(report_html(samples.sample_report())).text)
         assert "95 % interval 11.45 to 11.81; batch 1, 1 thread, n = 1,040" in text

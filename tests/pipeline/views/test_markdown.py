@@ -35,6 +35,16 @@ class TestReportMarkdown:
         for words in ("✗ missed", "/linear/Gemm", "tucker2", "```yaml\nname: digits", "AMD EPYC", "avx2", "5d0c9e3f"):
             assert words in text
 
+    def test_the_terms_of_a_loss_stand_with_their_last_value_and_shares(self, samples: ModuleType) -> None:
+        report = samples.sample_report()
+        text = report_markdown(report)
+        assert text.count("### Terms of the loss") == 4
+        share = [point.gradient_shares["at"] for point in report.steps[1].curve if point.gradient_shares]
+        value = report.steps[1].curve[-1].terms["at"]
+        assert f"| at | {value:.3f} | {100 * sum(share) / len(share):.1f} | {100 * share[-1]:.1f} |" in text
+        assert "| hint | 0 |" in text
+        assert "share of the gradient is that of its own gradient's length" in text
+
     def test_signs_in_names_do_not_break_the_page(self, samples: ModuleType) -> None:
         hostile = samples.Sketch("02-<b>|`x`\n| y", 350, 2.0, 100, 100)
         text = report_markdown(samples.sample_report([samples.SKETCHES[0], hostile], recipe="a: |\n  ```\n  ````\n"))

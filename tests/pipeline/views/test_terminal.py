@@ -29,6 +29,12 @@ class TestPrintReport:
             assert sketch.name in printed
             assert f"{sketch.speedup:.2f}×" in printed
 
+    def test_each_loss_of_several_terms_has_a_line(self, printed: str) -> None:
+        text = " ".join(printed.split())
+        assert "06-quantize: terms of the loss at the end (mean share of the gradient): cross_entropy 1.02 (" in text
+        assert "04-factorize: terms of the loss at the end: cross_entropy 1.02, kd 0.413" in text
+        assert "01-train: terms" not in text
+
     def test_writes_no_escape_codes_into_a_file(self, printed: str) -> None:
         assert "\x1b" not in printed
 
@@ -62,3 +68,15 @@ class TestFactTables:
             ("none", "none"),
             ("text", "7 (why)"),
         ]
+
+    def test_what_a_name_says_of_the_unit_is_shown(self) -> None:
+        facts = {"teacher cache": {"asked": 1437, "computed": 1, "hit rate": 0.9993, "bytes": 5_748_000}, "bytes": 12}
+        (table,) = fact_tables(facts)
+        assert [tuple(cell.text for cell in row) for row in table.rows] == [
+            ("teacher cache", "asked 1,437, computed 1, hit rate 99.93 %, 5.75 MB"),
+            ("bytes", "12 bytes"),
+        ]
+
+    def test_a_tiny_weight_is_never_called_zero_and_no_cell_is_blank(self) -> None:
+        (table,) = fact_tables({"knowledge": [{"weight": 2e-5, "taps": ""}, {"weight": 1000, "taps": "a→b"}]})
+        assert [[cell.text for cell in row] for row in table.rows] == [["2e-05", "–"], ["1,000", "a→b"]]
