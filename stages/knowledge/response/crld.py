@@ -15,7 +15,7 @@ from .kd import soft_targets
 class CrossViewTargets(LogitMethod, frozen=True, extra="forbid"):
     """The teacher's softened outputs for a weak and a strong view, each matched by the student in both views.
 
-    Runs both networks on a second, strongly augmented view. Published with `task_weight: 1`.
+    Runs both networks on a second, strongly augmented view.
     """
 
     needs = ("logits", "two views")

@@ -21,6 +21,7 @@ class LearntTemperature(Method, frozen=True, extra="forbid"):
     kind = "response"
     needs = ("logits",)
     source = "CTKD, Li et al. 2023, arXiv 2211.16231"
+    task_weight = 0.1
 
     scope: Literal["global", "instance"] = "global"
     """One temperature for all samples, or one for each, from the logits of both networks."""

@@ -13,10 +13,7 @@ TINY = 1e-6
 
 
 class Correlations(LogitMethod, frozen=True, extra="forbid"):
-    """How the teacher ranks the classes of each sample, and the samples for each class, by correlation.
-
-    Published with `task_weight: 1`.
-    """
+    """How the teacher ranks the classes of each sample, and the samples for each class, by correlation."""
 
     source = "DIST, Huang et al. 2022, arXiv 2205.10536"
 

@@ -11,10 +11,7 @@ from .kd import kl_divergence
 
 
 class DecoupledTargets(LogitMethod, frozen=True, extra="forbid"):
-    """How sure the teacher is of the label, and apart from it how it ranks the other classes.
-
-    Published with `task_weight: 1`.
-    """
+    """How sure the teacher is of the label, and apart from it how it ranks the other classes."""
 
     needs = ("logits", "labels")
     source = "DKD, Zhao et al. 2022, arXiv 2203.08679"

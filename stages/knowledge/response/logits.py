@@ -12,6 +12,7 @@ class RawLogits(LogitMethod, frozen=True, extra="forbid"):
     """The teacher's logits before any softmax, by their mean squared difference."""
 
     source = "Ba & Caruana 2014, arXiv 1312.6184; Kim et al. 2021, arXiv 2105.08919"
+    task_weight = 0.1
 
     weight: Annotated[float, Field(gt=0)] = 1.0
 

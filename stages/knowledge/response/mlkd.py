@@ -20,6 +20,7 @@ class MultiLevelPredictions(LogitMethod, frozen=True, extra="forbid"):
 
     needs = ("logits", "two views")
     source = "MLKD, Jin et al. 2023, CVPR"
+    task_weight = 0.1
 
     temperatures: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (2, 3, 4, 5, 6)
     weight: Annotated[float, Field(gt=0)] = 0.9

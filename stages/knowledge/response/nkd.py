@@ -11,10 +11,7 @@ from .dkd import others
 
 
 class NormalizedTargets(LogitMethod, frozen=True, extra="forbid"):
-    """The label, weighed by how sure the teacher is of it, and the teacher's ranking of the other classes.
-
-    Published with `task_weight: 1`.
-    """
+    """The label, weighed by how sure the teacher is of it, and the teacher's ranking of the other classes."""
 
     needs = ("logits", "labels")
     source = "NKD, Yang et al. 2023, arXiv 2303.13005"

@@ -13,6 +13,7 @@ class NormalizedLogits(LogitMethod, frozen=True, extra="forbid"):
     """The teacher's outputs, softened in each sample by how far its logits spread."""
 
     source = "NormKD, Chi et al. 2023, arXiv 2308.00520"
+    task_weight = 0.1
 
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Times the standard deviation of a sample's logits."""

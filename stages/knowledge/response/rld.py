@@ -16,7 +16,7 @@ OUT = -1e9
 class RefinedTargets(LogitMethod, frozen=True, extra="forbid"):
     """How sure the teacher is of its answer, told of the label, and its ranking of the classes below the label.
 
-    What the teacher says against the label is left out. Published with `task_weight: 1`.
+    What the teacher says against the label is left out.
     """
 
     needs = ("logits", "labels")

@@ -21,6 +21,7 @@ class VirtualTeacher(Method, frozen=True, extra="forbid"):
     kind = "response"
     needs = ("logits", "labels")
     source = "Tf-KD_reg, Yuan et al. 2020, arXiv 1909.11723"
+    task_weight = 0.9
     learns_from_teacher = False
 
     temperature: Annotated[float, Field(gt=0)] = 20.0

@@ -10,10 +10,7 @@ from .kd import kl_divergence
 
 
 class TransformedTeacher(LogitMethod, frozen=True, extra="forbid"):
-    """The teacher's softened outputs, matched by the student's own at temperature 1.
-
-    Published with `task_weight: 1`.
-    """
+    """The teacher's softened outputs, matched by the student's own at temperature 1."""
 
     source = "TTM, Zheng & Yang 2024, arXiv 2402.11148"
 

@@ -15,10 +15,7 @@ TINY = 1e-7
 
 
 class WeightedTargets(LogitMethod, frozen=True, extra="forbid"):
-    """The teacher's softened outputs, less of them in samples whose label the student already knows.
-
-    Published with `task_weight: 1`.
-    """
+    """The teacher's softened outputs, less of them in samples whose label the student already knows."""
 
     needs = ("logits", "labels")
     source = "WSLD, Zhou et al. 2021, arXiv 2102.00650"

@@ -11,10 +11,7 @@ from .ttm import transformed_teacher
 
 
 class WeightedTransformedTeacher(LogitMethod, frozen=True, extra="forbid"):
-    """The teacher's softened outputs, matched at temperature 1, more in samples that the teacher is unsure of.
-
-    Published with `task_weight: 1`.
-    """
+    """The teacher's softened outputs, matched at temperature 1, more in samples that the teacher is unsure of."""
 
     source = "WTTM, Zheng & Yang 2024, arXiv 2402.11148"
 
