@@ -139,6 +139,10 @@ class LogitMethod(Method, ABC, frozen=True, extra="forbid"):
         """The loss of the logits, whatever the networks are."""
         return _LogitTerm(self)
 
+    def compared(self, logits: Tensor) -> Tensor:
+        """Logits (B, C) as the method compares them."""
+        return standardized(logits) if self.standardize else logits
+
 
 class _LogitTerm(Term):
     def __init__(self, method: LogitMethod) -> None:
@@ -147,10 +151,10 @@ class _LogitTerm(Term):
 
     def forward(self, seen: Observation) -> Tensor:
         """(B,) or a scalar."""
-        student, teacher = seen.student.logits, seen.teacher.logits
-        if self._method.standardize:
-            student, teacher = standardized(student), standardized(teacher)
-        return self._method.loss(student, teacher, seen.batch.target)
+        method = self._method
+        return method.loss(
+            method.compared(seen.student.logits), method.compared(seen.teacher.logits), seen.batch.target
+        )
 
 
 def standardized(logits: Tensor) -> Tensor:

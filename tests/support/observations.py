@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from potstill.pipeline.data import Batch
 from potstill.pipeline.taps import Outputs
 from potstill.pipeline.training import Moment
-from potstill.stages.knowledge.method import Observation
+from potstill.stages.knowledge.method import Observation, Views
 
 
 def draws(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -31,19 +31,32 @@ def observation(
     target: Tensor | None = None,
     step: int = 0,
     num_steps: int = 10,
+    strong: tuple[Tensor, Tensor] | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
+    student_model: nn.Module | None = None,
+    teacher_model: nn.Module | None = None,
 ) -> Observation:
-    """One step's observation from tensors alone; logits default to zeros of 4 classes."""
+    """One step's observation from tensors alone; logits default to zeros of 4 classes.
+
+    `strong` are the logits of the second view, student's and teacher's.
+    """
     known = next(each for each in (student, *(student_maps or {}).values()) if each is not None)
     zeros = torch.zeros(len(known), 4, dtype=known.dtype)
     mine = zeros if student is None else student
     labelled = torch.zeros(len(known), dtype=torch.int64) if target is None else target
+
+    def look_again() -> Views:
+        assert strong is not None
+        return Views(Outputs(strong[0], {}), Outputs(strong[1], {}))
+
     return Observation(
-        batch=Batch({}, labelled, torch.arange(len(known))),
+        batch=Batch(dict(inputs or {}), labelled, torch.arange(len(known))),
         moment=Moment(step, num_steps, 0),
         student=Outputs(mine, dict(student_maps or {})),
         teacher=Outputs(torch.zeros_like(mine) if teacher is None else teacher, dict(teacher_maps or {})),
-        student_model=torch.nn.Identity(),
-        teacher_model=None,
+        student_model=student_model or nn.Identity(),
+        teacher_model=teacher_model,
+        look_again=None if strong is None else look_again,
     )
 
 
