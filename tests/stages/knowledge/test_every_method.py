@@ -31,7 +31,7 @@ def objective_for(method: str, student: Artifact, teacher: Artifact, context: Co
     return DistillationObjective(settings, student.model, student.blueprint, context, live=True)
 
 
-def some(context: Context, count: int = 16) -> Batch:
+def some(context: Context, count: int = 32) -> Batch:
     return context.data.train.batch(torch.arange(count))
 
 
