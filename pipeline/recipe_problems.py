@@ -137,7 +137,9 @@ def _sentence(details: ErrorDetails, place: _Place) -> str:
             allowed = [str(value) for value in _literals(place.schema)]
             if len(allowed) == 1:
                 return f"must be {allowed[0]}, got {kind(given)}"
-            return f"must be one of the allowed, got {kind(given)}; {nearest(str(given), allowed)}"
+            # Digits in common bring no number near another.
+            names = nearest(given, allowed) if isinstance(given, str) else f"allowed: {', '.join(allowed)}"
+            return f"must be one of the allowed, got {kind(given)}; {names}"
         case "too_short" | "too_long":
             least = "at least" if "min_length" in context else "at most"
             return f"must have {least} {context.get('min_length', context.get('max_length'))} entries"

@@ -55,13 +55,13 @@ class SplitBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.kept = channels // 2
-        self.changed = _changing(channels - self.kept, channels - self.kept, 1)
+        self.changed = _changing(channels // 2, channels // 2, 1)
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        return self.shuffle(torch.cat([x[:, : self.kept], self.changed(x[:, self.kept :])], 1))
+        kept, changed = x.chunk(2, 1)
+        return self.shuffle(torch.cat([kept, self.changed(changed)], 1))
 
 
 class HalvingBlock(nn.Module):

@@ -117,7 +117,7 @@ class ViTModule(nn.Module):
         self.head = nn.Linear(width, num_classes)
         nn.init.normal_(self.positions, std=0.02)
         for module in self.modules():
-            # No ReLU is behind these layers, so they keep the size of what flows through without Kaiming's factor.
+            # No ReLU is behind most of these layers, so activations keep their size without Kaiming's factor.
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight.flatten(1))
                 if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison] - keys have none

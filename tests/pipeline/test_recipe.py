@@ -172,6 +172,17 @@ goal: 3
             "allowed: name, seed, task, precision, data, teacher, stages, targets, goals",
         ]
 
+    def test_a_network_that_there_is_not_and_a_setting_that_it_does_not_take(self, written: Path) -> None:
+        networks = "mobilenet_v2, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, vgg, vit, wrn"
+        for given, told in {
+            "{name: resnext}": f": `name: resnext` is unknown; did you mean `resnet`? allowed: {networks}",
+            "{depth: 20}": f": the key `name` is missing; allowed: {networks}",
+            "{name: vgg, depth: 9}": ".depth: must be one of the allowed, got 9; allowed: 8, 11, 13, 16, 19",
+            "{name: wrn, wide: 2}": ".wide: unknown key; did you mean `widen`? allowed: name, depth, widen",
+            "{name: vit, width: 20}": ": `width` 20 does not divide into 3 `heads`; the nearest is 21",
+        }.items():
+            assert problems(written, f"teacher.model={given}") == [f"--set teacher.model={given}: teacher.model{told}"]
+
     @pytest.mark.parametrize("key", ["name", "data", "teacher", "stages", "targets", "teacher.model", "stages.0"])
     @pytest.mark.parametrize("value", ["3", "te xt", "[1]", "{a: 1}", "null", "true"])
     def test_any_value_of_a_wrong_type_is_told_at_its_key(self, key: str, value: str, written: Path) -> None:
