@@ -134,6 +134,13 @@ class Anatomy:
         within = tuple(f"{path}." for chain in long for path in chain)
         return max((chain for chain in long if not chain[0].startswith(within)), key=len, default=list[str]())
 
+    def embeddings(self) -> str:
+        """The tap of the tokens that go into the first block. Raises LayerError where there are no blocks."""
+        blocks = self.blocks()
+        if not blocks:
+            raise LayerError("has no row of blocks on tokens (B, N, D)")
+        return blocks[0] + INPUT
+
     def attentions(self) -> list[str]:
         """The taps of the attention probabilities (B, heads, N, N), one in each module that holds an attention.
 

@@ -133,6 +133,10 @@ class Pair:
         """The student's module that pools its last maps. Raises StageError where a function does."""
         return self._of("student", Anatomy.pooling)
 
+    def embeddings(self) -> Match:
+        """The tokens that go into the first blocks of two transformers. Raises StageError where one has no blocks."""
+        return self._match(Anatomy.embeddings)
+
     def attentions(self, *, scores: bool = False) -> list[Match]:
         """The attention probabilities (B, heads, N, N) of corresponding blocks, spread evenly over the deeper network.
 
