@@ -1,5 +1,6 @@
 """Reading what flows through a network while it runs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,11 +14,15 @@ INPUT = ":input"
 """Ends a tap that reads what goes into a module; without it, a tap reads what comes out."""
 
 
-class Marked(nn.Module):
+class Marked(nn.Module, ABC):
     """A model whose forward is a graph without its modules; marks stand where the tapped ones were."""
 
     marks: Mapping[str, nn.Module]
     """By tap, a module through which the tapped tensor passes unchanged."""
+
+    @abstractmethod
+    def float_state(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the model that the graph is of, by its own names."""
 
 
 class Taps:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from potstill.pipeline.blueprint import Blueprint
-from potstill.pipeline.models import BuiltInModel
+from potstill.pipeline.networks.resnet import ResNet
 from potstill.stages.knowledge.anatomy import Anatomy
 from potstill.stages.knowledge.objective import servants
 from potstill.stages.knowledge.pair import Pair
@@ -198,7 +198,7 @@ def pair_of(student: nn.Module, teacher: nn.Module, context: Context, method: st
     """The two side by side, for a method of this name."""
     data = context.data
     blueprint = Blueprint(
-        model=BuiltInModel(name="resnet", depth=8, width=8),
+        model=ResNet(depth=8, width=8),
         input_shapes=data.input_shapes,
         num_classes=data.num_classes,
     )

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ....pipeline.taps import Marked
 from ..method import Method, Observation, Term
 from ..pair import Match, Pair
 from ..projection import as_maps
@@ -54,9 +55,8 @@ class _ClassAttention(Term):
 
 
 def _weight(model: nn.Module, head: str) -> Tensor:
-    weight = model.get_submodule(head).weight
-    assert isinstance(weight, Tensor)
-    return weight.float()
+    state = model.float_state() if isinstance(model, Marked) else model.state_dict(keep_vars=True)
+    return state[f"{head}.weight"].float()
 
 
 def class_activations(maps: Tensor, weight: Tensor, size: int) -> Tensor:

@@ -13,6 +13,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import Moment
 from potstill.stages.knowledge.objective import Distillation, DistillationObjective
+from potstill.stages.quantize import Quantize
 from potstill.stages.stage import Context
 
 NewArtifact = Callable[..., Artifact]
@@ -59,13 +60,12 @@ def trains(entry: dict[str, Any], student: nn.Module, artifact: Artifact, teache
         optimizer.step()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("entry", ON_MAPS, ids=str)
-def test_convolutional_networks_train(
-    entry: dict[str, Any], precision: str, new_artifact: NewArtifact, new_context: NewContext
+def test_convolutional_networks_train_in_mixed_precision(
+    entry: dict[str, Any], new_artifact: NewArtifact, new_context: NewContext
 ) -> None:
     artifact = new_artifact(depth=14, width=16)
-    trains(entry, new_artifact(seed=1).model, artifact, artifact.model, replace(new_context(), precision=precision))
+    trains(entry, new_artifact(seed=1).model, artifact, artifact.model, replace(new_context(), precision="bf16"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -75,3 +75,13 @@ def test_transformers_train(
 ) -> None:
     teacher = Encoder(depth=4, width=12)
     trains(entry, Encoder(depth=2), new_artifact(), teacher, replace(new_context(), precision=precision))
+
+
+@pytest.mark.parametrize("method", ["lwm", "cat_kd", "review_kd"])
+def test_quantized_students_train(method: str, new_artifact: NewArtifact, new_context: NewContext) -> None:
+    context = new_context(Teacher(new_artifact(width=16)))
+    stage = Quantize.model_validate({"recover": {"epochs": 1, "knowledge": ["kd", {method: {"warmup": 0}}]}})
+    stage.run(new_artifact(seed=1), context)
+    shares = context.journal.curve[0].gradient_shares
+    assert shares is not None
+    assert shares[method] > 0
