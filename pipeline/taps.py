@@ -1,21 +1,28 @@
 """Reading what flows through a network while it runs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, cast
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 INPUT = ":input"
 """Ends a tap that reads what goes into a module; without it, a tap reads what comes out."""
 
 
-class Marked(nn.Module):
+class Marked(nn.Module, ABC):
     """A model whose forward is a graph without its modules; marks stand where the tapped ones were."""
 
     marks: Mapping[str, nn.Module]
     """By tap, a module through which the tapped tensor passes unchanged."""
+
+    @abstractmethod
+    def float_state(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the model that the graph is of, by its own names."""
 
 
 class Taps:
@@ -29,6 +36,8 @@ class Taps:
     def __init__(self, model: nn.Module, taps: Iterable[str]) -> None:
         self.tensors: dict[str, Tensor] = {}
         """By tap, of the last forward; a tap whose module gave no single tensor is missing."""
+        self.edges: dict[str, GradientEdge] = {}
+        """By tap, where the tensor stood in the graph when it passed; taps without gradients are missing."""
         self._model = model
         self._taps = tuple(taps)
         self._handles: list[Any] = []
@@ -52,16 +61,21 @@ class Taps:
     def _input_keeper(self, tap: str) -> Any:
         def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             if arguments and isinstance(arguments[0], Tensor):
-                self.tensors[tap] = arguments[0].clone()
+                self._keep(tap, arguments[0])
 
         return keep
 
     def _output_keeper(self, tap: str) -> Any:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                self.tensors[tap] = output.clone()
+                self._keep(tap, output)
 
         return keep
+
+    def _keep(self, tap: str, tensor: Tensor) -> None:
+        self.tensors[tap] = tensor.clone()
+        if tensor.requires_grad:
+            self.edges[tap] = get_gradient_edge(tensor)
 
 
 def path_of(tap: str) -> str:
@@ -82,10 +96,20 @@ class Outputs:
     """Shape (B, classes)."""
     maps: Mapping[str, Tensor]
     """By tap: feature maps (B, C, H, W), tokens (B, N, D), vectors (B, D), or attention (B, heads, N, N)."""
+    edges: Mapping[str, GradientEdge] = field(default_factory=dict[str, GradientEdge])
+    """By tap, where the map stood in the graph; none for a network that ran without gradients."""
+
+    def gradient(self, score: Tensor, tap: str) -> Tensor:
+        """The derivative of a scalar of the logits by the map at a tap, itself differentiable.
+
+        The maps are copies that the logits do not depend on; this is the derivative by what the network went on with.
+        """
+        (found,) = torch.autograd.grad(score, [self.edges[tap]], create_graph=True)
+        return found.float()
 
 
 def outputs_of(model: nn.Module, inputs: Mapping[str, Tensor], taps: Collection[str] = ()) -> Outputs:
     """Run the model and keep what flows at the taps."""
     with Taps(model, taps) as found:
         logits = model(*inputs.values())
-    return Outputs(logits.float(), {tap: tensor.float() for tap, tensor in found.tensors.items()})
+    return Outputs(logits.float(), {tap: tensor.float() for tap, tensor in found.tensors.items()}, found.edges)

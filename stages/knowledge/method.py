@@ -20,7 +20,7 @@ from ...pipeline.taps import Outputs
 from ...pipeline.training import Moment
 from .pair import Layers, Match, Pair
 
-Need = Literal["logits", "maps", "features", "linear head", "gradients", "attention", "two views", "labels"]
+Need = Literal["logits", "maps", "features", "linear head", "gradients", "attention", "tokens", "two views", "labels"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 LOOSE = 1e-7

@@ -335,10 +335,11 @@ def servants(pair: Pair) -> list[str]:
 
 
 _FINDERS: Mapping[Need, Callable[[Anatomy], Sequence[str]]] = {
-    "maps": Anatomy.stage_ends,
+    "maps": Anatomy.ends,
     "features": Anatomy.features,
     "linear head": Anatomy.last_map,
     "attention": Anatomy.attentions,
+    "tokens": Anatomy.blocks,
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Discriminator, Tag
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ...pipeline.blueprint import Blueprint
 from ...pipeline.errors import StageError
 from ..stage import Context
-from .anatomy import Anatomy, LayerError
+from .anatomy import FUSED, VALUES, Anatomy, LayerError
 from .projection import Shape, is_grid
 
 
@@ -84,13 +84,13 @@ class Pair:
         axes: tuple[int, ...] = (2, 3, 4),
         grids: bool = False,
         at_least: int = 1,
-        before_activation: bool = False,
+        before_activation: bool | Literal["where possible"] = False,
     ) -> list[Match]:
         """The pairs of taps that `layers` names, shallowest first. Raises StageError where the method finds none.
 
         `axes` are the kinds of tensors that the method takes, such as ``(4,)`` for maps only; `grids` asks for maps, or
         tokens that are a square grid of patches; `before_activation` moves taps of `auto` before the activation that
-        ends them.
+        ends them, and with `where possible` leaves those that no module's input is.
         """
         named = [
             Match(mine, theirs, self._shape(self.student, mine), self._shape(self.teacher, theirs))
@@ -110,7 +110,8 @@ class Pair:
                 f"with {wanted} in student and teacher, and the method needs {at_least} or more; name the layers"
             )
         if before_activation and layers == "auto":
-            return [self._before_activation(match) for match in fitting]
+            must = before_activation != "where possible"
+            return [self._before_activation(match, must=must) for match in fitting]
         return fitting
 
     def features(self) -> Match:
@@ -121,31 +122,61 @@ class Pair:
         """The linear layers that give the logits, student's and teacher's."""
         return self._of("student", Anatomy.head), self._of("teacher", Anatomy.head)
 
-    def last_maps(self) -> Match:
-        """The maps whose means the heads stand on. Raises StageError where a head stands on something else."""
-        return self._match(Anatomy.last_map)
+    def last_maps(self, *, grids: bool = False) -> Match:
+        """The maps whose means the heads stand on; with `grids`, or the tokens that are a square grid of patches.
+
+        Raises StageError where a head stands on something else.
+        """
+        return self._match(lambda anatomy: anatomy.last_map(grids=grids))
 
     def pooling(self) -> str:
         """The student's module that pools its last maps. Raises StageError where a function does."""
         return self._of("student", Anatomy.pooling)
 
-    def attentions(self) -> list[Match]:
-        """The attention probabilities of corresponding blocks, spread evenly over the deeper network."""
+    def embeddings(self) -> Match:
+        """The tokens that go into the first blocks of two transformers. Raises StageError where one has no blocks."""
+        return self._match(Anatomy.embeddings)
+
+    def attentions(self, *, scores: bool = False) -> list[Match]:
+        """The attention probabilities (B, heads, N, N) of corresponding blocks, spread evenly over the deeper network.
+
+        With `scores`, what their softmax is given. Raises StageError where a network has no module that shows them.
+        """
         mine, theirs = self.student.attentions(), self.teacher.attentions()
         if not mine or not theirs:
             whose = "student" if not mine else "teacher"
             raise self.cannot(
                 f"the {whose} has no module that gives attention probabilities (B, heads, N, N), such as an nn.Softmax"
             )
-        return [
-            Match(*each, self._shape(self.student, each[0]), self._shape(self.teacher, each[1]))
-            for each in spread(mine, theirs)
-        ]
+        if scores:
+            mine = [self._of("student", lambda anatomy, tap=tap: anatomy.scores(tap)) for tap in mine]
+            theirs = [self._of("teacher", lambda anatomy, tap=tap: anatomy.scores(tap)) for tap in theirs]
+        return self._spread(mine, theirs)
+
+    def values(self) -> list[Match]:
+        """The values of corresponding blocks' attentions, spread evenly; queries and keys before them where fused.
+
+        Raises StageError where they are not found by their names.
+        """
+        mine, theirs = self.student.values(), self.teacher.values()
+        if not mine or not theirs:
+            whose = "student" if not mine else "teacher"
+            raise self.cannot(
+                f"the {whose} has no layer called like those that give an attention's values "
+                f"({', '.join(f'`{name}`' for name in (*VALUES, *FUSED))}); name the layers"
+            )
+        return self._spread(mine, theirs)
 
     def example(self) -> dict[str, Tensor]:
         """A few inputs on the training's device."""
         context = self.context
         return {name: tensor.to(context.device) for name, tensor in context.data.example().items()}
+
+    def _spread(self, mine: Sequence[str], theirs: Sequence[str]) -> list[Match]:
+        return [
+            Match(*taps, self._shape(self.student, taps[0]), self._shape(self.teacher, taps[1]))
+            for taps in spread(mine, theirs)
+        ]
 
     def _match(self, find: Callable[[Anatomy], str]) -> Match:
         mine, theirs = self._of("student", find), self._of("teacher", find)
@@ -170,7 +201,7 @@ class Pair:
     def _named(self, layers: Layers) -> list[tuple[str, str]]:
         if layers == "auto":
             mine, theirs = self.student.ends(), self.teacher.ends()
-            if self.student.blocks() and self.teacher.blocks():
+            if self.student.is_transformer() or self.teacher.is_transformer():
                 return spread(mine, theirs)
             return list(zip(reversed(mine), reversed(theirs), strict=False))[::-1]
         if isinstance(layers, tuple):
@@ -185,9 +216,17 @@ class Pair:
             )
         return list(zip(mine, theirs, strict=True))
 
-    def _before_activation(self, match: Match) -> Match:
-        mine = self._of("student", lambda anatomy: anatomy.before_activation(match.student))
-        theirs = self._of("teacher", lambda anatomy: anatomy.before_activation(match.teacher))
+    def _before_activation(self, match: Match, *, must: bool) -> Match:
+        def find(anatomy: Anatomy, tap: str) -> str:
+            try:
+                return anatomy.before_activation(tap)
+            except LayerError:
+                if must:
+                    raise
+                return tap
+
+        mine = self._of("student", lambda anatomy: find(anatomy, match.student))
+        theirs = self._of("teacher", lambda anatomy: find(anatomy, match.teacher))
         return Match(mine, theirs, match.student_shape, match.teacher_shape)
 
 

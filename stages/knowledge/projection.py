@@ -12,13 +12,16 @@ Shape = tuple[int, ...]
 def projector(student: Shape, teacher: Shape) -> nn.Module:
     """A trained map from the student's shape to the teacher's, batch axes included in both.
 
-    Maps to maps: a 1×1 convolution with batch norm, then `resized`. Tokens or vectors: a linear layer. Between maps
-    and tokens, the maps are read as a row of tokens. First weights come from torch's global generator.
+    Maps to maps: a 1×1 convolution with batch norm, then `like`. Anything else: `like`, then a linear layer on the
+    channels. First weights come from torch's global generator.
     """
     if len(student) == 4 and len(teacher) == 4:
         return _Resizing(nn.Conv2d(student[1], teacher[1], 1, bias=False), nn.BatchNorm2d(teacher[1]), to=teacher)
-    width = student[1] if len(student) == 4 else student[-1]
-    return _Resizing(nn.Linear(width, teacher[1] if len(teacher) == 4 else teacher[-1]), to=teacher)
+    return _Resizing(nn.Linear(_width(student), _width(teacher)), to=teacher)
+
+
+def _width(shape: Shape) -> int:
+    return shape[1] if len(shape) == 4 else shape[-1]
 
 
 class _Resizing(nn.Sequential):
@@ -28,32 +31,41 @@ class _Resizing(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """The student's (B, …) to the teacher's (B, …)."""
-        if input.ndim == 4 and isinstance(self[0], nn.Linear):
-            input = as_tokens(input)
+        if isinstance(self[0], nn.Conv2d):
+            return like(self._through(input), self._to)
+        input = like(input, self._to)
+        return self._through(input.movedim(1, -1)).movedim(-1, 1) if input.ndim == 4 else self._through(input)
+
+    def _through(self, input: Tensor) -> Tensor:
         for layer in self:
             input = layer(input)
-        if input.ndim == 3 and len(self._to) == 4:
-            return resized(as_maps(input), self._to[2:])
-        return like(input, self._to)
+        return input
 
 
 def like(tensor: Tensor, shape: Shape) -> Tensor:
-    """The tensor with the height and width, or the number of tokens, of another shape; channels stay."""
-    if tensor.ndim == 4 and len(shape) == 4:
-        return resized(tensor, shape[2:])
-    if tensor.ndim == 3 and len(shape) == 3:
-        return tokens_resized(tensor, shape[1])
-    if tensor.ndim == 2 and len(shape) == 3:
-        return tensor.unsqueeze(1).expand(-1, shape[1], -1)
-    return tensor
+    """Maps, tokens or vectors as those of another shape are; channels stay.
+
+    Maps become grids of tokens and back, a class token their mean; vectors are means, and spread evenly.
+    """
+    if len(shape) == 2:
+        return tensor if tensor.ndim == 2 else as_tokens(tensor).mean(1)
+    if tensor.ndim == 2:
+        tensor = tensor[:, None]
+        return like(tensor.expand(-1, shape[1] if len(shape) == 3 else shape[2] * shape[3], -1), shape)
+    if len(shape) == 3:
+        return tokens_resized(tensor, shape[1]) if tensor.ndim == 3 else _tokens_from_maps(tensor, shape[1])
+    if tensor.ndim == 4 or is_grid(tuple(tensor.shape)):
+        return resized(as_maps(tensor), shape[2:])
+    return tokens_resized(tensor, shape[2] * shape[3]).transpose(1, 2).reshape(len(tensor), -1, shape[2], shape[3])
 
 
 def resized(maps: Tensor, size: Shape) -> Tensor:
     """Maps (B, C, H, W) of another height and width: averaged where they are larger, interpolated where smaller."""
-    if maps.shape[2:] == size:
+    smaller = (min(maps.shape[2], size[0]), min(maps.shape[3], size[1]))
+    if maps.shape[2:] != smaller:
+        maps = functional.adaptive_avg_pool2d(maps, smaller)
+    if size == smaller:
         return maps
-    if maps.shape[2] >= size[0] and maps.shape[3] >= size[1]:
-        return functional.adaptive_avg_pool2d(maps, (size[0], size[1]))
     return functional.interpolate(maps, size=(size[0], size[1]), mode="bilinear", align_corners=False)
 
 
@@ -62,15 +74,25 @@ def tokens_resized(tokens: Tensor, count: int) -> Tensor:
     number = tokens.shape[1]
     if number == count:
         return tokens
-    mine, theirs = _grid(number), _grid(count)
-    if mine and theirs:
-        (_, extra), (new_side, new_extra) = mine, theirs
-        grid = resized(as_maps(tokens), (new_side, new_side)).flatten(2).transpose(1, 2)
-        first = tokens[:, :extra] if extra else tokens.mean(1, keepdim=True)
-        return torch.cat([first, grid], 1) if new_extra else grid
+    mine = _grid(number)
+    if mine and _grid(count):
+        first = tokens[:, :1] if mine[1] else None
+        return _tokens_from_maps(as_maps(tokens), count, first)
     return functional.interpolate(tokens.transpose(1, 2), size=count, mode="linear", align_corners=False).transpose(
         1, 2
     )
+
+
+def _tokens_from_maps(maps: Tensor, count: int, first: Tensor | None = None) -> Tensor:
+    """`count` tokens; where they are a grid and a class token, that is `first` (B, 1, C), or the maps' mean."""
+    grid = _grid(count)
+    if grid is None:
+        return tokens_resized(as_tokens(maps), count)
+    side, extra = grid
+    patches = as_tokens(resized(maps, (side, side)))
+    if not extra:
+        return patches
+    return torch.cat([patches.mean(1, keepdim=True) if first is None else first, patches], 1)
 
 
 def common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
