@@ -73,6 +73,11 @@ class TrainingContext:
     progress: Progress
     journal: Journal
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of the training split; the samples that are left over differ from epoch to epoch."""
+        return max(len(self.data.train) // self.data.batch_size, 1)
+
     def autocast(self) -> torch.autocast:
         """Mixed precision as the run asked for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -187,8 +192,7 @@ class _Training:
             parameter for module in (model, objective) for parameter in module.parameters() if parameter.requires_grad
         ]
         self._optimizer = self._new_optimizer()
-        split = context.data.train
-        self._steps_per_epoch = max(len(split) // context.data.batch_size, 1)
+        self._steps_per_epoch = context.steps_per_epoch
         self._num_steps = self._steps_per_epoch * schedule.epochs
         self._step = 0
         self._order: Tensor | None = None
