@@ -201,6 +201,7 @@ class _Training:
         self._gradient_looks = _spread(schedule.epochs, GRADIENT_LOOKS)
         self._gradient_shares: dict[str, float] | None = None
         self._first_point = len(context.journal.curve)
+        self._epochs_before = context.journal.curve[-1].epoch if context.journal.curve else 0.0
 
     def _new_optimizer(self) -> torch.optim.SGD:
         matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
@@ -294,7 +295,7 @@ class _Training:
     def _end_epoch(self) -> None:
         terms = {key: total / self._sums.steps for key, total in self._sums.terms.items()}
         point = CurvePoint(
-            epoch=self._step / self._steps_per_epoch,
+            epoch=self._epochs_before + self._step / self._steps_per_epoch,
             loss=sum(terms.values()),
             terms=terms,
             gradient_shares=self._gradient_shares,

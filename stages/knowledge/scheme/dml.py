@@ -23,8 +23,10 @@ def _form(value: Any) -> str:
     return TEACHER if value == TEACHER else "model"
 
 
-def _how_told(value: Any) -> str:
-    return "a list" if isinstance(value, list | tuple) else "a number"
+def _how_told(value: Any) -> str | None:
+    if isinstance(value, int):
+        return "a number"
+    return "a list" if isinstance(value, list | tuple) else None
 
 
 Peer = Annotated[
