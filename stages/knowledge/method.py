@@ -106,6 +106,11 @@ class Method(BaseModel, ABC, frozen=True, extra="forbid"):
     def term(self, pair: Pair) -> Term:
         """The loss for two networks. Raises StageError where the method cannot serve them."""
 
+    @property
+    def taken_from_task(self) -> float:
+        """How much its loss takes off the weight of the task's own at most, which must be as large."""
+        return 0.0
+
     def edits(self, pair: Pair) -> tuple[Edit, ...]:
         """Changes of the student's structure that stay; only methods that stay at inference have any."""
         return ()
