@@ -53,7 +53,7 @@ class _Boundaries(Term):
 def wrong_side(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     """The mean of relu(m - s)² where t > 0 and relu(m + s)² where t ≤ 0, of values before activations: (B, …) to (B,).
 
-    Heo et al. 2019, eq. 5: the square in place of the step function whose gradient is zero.
+    Heo et al. 2019: the square in place of the step function whose gradient is zero.
     """
     side = (teacher > 0).to(student.dtype) * 2 - 1
     return functional.relu(margin - side * student).square().flatten(1).mean(1)

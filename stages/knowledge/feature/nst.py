@@ -39,7 +39,7 @@ class _Selectivities(Term):
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     """MMD² of two sets of channels' maps: mean k(t, t') + mean k(s, s') - 2 mean k(s, t), k(a, b) = ⟨a, b⟩²: (B,).
 
-    Huang & Wang 2017, eq. 2 to 6, of maps (B, C, H, W), each channel's of length 1. Where heights and widths differ,
+    Huang & Wang 2017, of maps (B, C, H, W), each channel's of length 1. Where heights and widths differ,
     both are averaged to the smaller ones. ⟨a, b⟩² = ⟨a·aᵀ, b·bᵀ⟩, so the discrepancy is the squared distance of the
     means of a·aᵀ, which are (HW, HW); where there are fewer channels than places, kernels (C, C) cost less.
     """

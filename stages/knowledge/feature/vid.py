@@ -86,6 +86,6 @@ def _softplus_inverse(value: float) -> float:
 def surprise(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
     """The mean of ½ (log v_c + (t - μ)² / v_c) over places and channels; tokens (B, N, C), variances (C,): (B,).
 
-    Ahn et al. 2019, eq. 3 and 4, without the constant: minus the logarithm of the Gaussian density.
+    Ahn et al. 2019, without the constant: minus the logarithm of the Gaussian density.
     """
     return 0.5 * (variance.log() + (teacher - mean).square() / variance).mean((1, 2))
