@@ -28,6 +28,7 @@ ACTIVATIONS = (
     nn.Sigmoid,
     nn.Tanh,
 )
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 VALUES = ("value", "values", "v", "v_proj", "value_proj", "to_v", "v_lin", "wv")
 """What linear layers that give the values of an attention are called."""
 FUSED = ("qkv", "to_qkv", "qkv_proj", "Wqkv", "in_proj")
@@ -198,6 +199,14 @@ class Anatomy:
                 "layer before it"
             )
         return tap
+
+    def batch_norm(self, tap: str) -> str | None:
+        """The batch norm that gives what flows at `tap`; None where something else does, such as a sum after it."""
+        held = (self._record.given if tap.endswith(INPUT) else self._record.returned)[path_of(tap)]
+        for path, returned in self._record.returned.items():
+            if isinstance(self._modules[path], BATCH_NORMS) and torch.equal(returned, held):
+                return path
+        return None
 
     def head(self) -> str:
         """The linear layer that gives the logits. Raises LayerError where there is none."""

@@ -17,10 +17,11 @@ def projector(student: Shape, teacher: Shape) -> nn.Module:
     """
     if len(student) == 4 and len(teacher) == 4:
         return _Resizing(nn.Conv2d(student[1], teacher[1], 1, bias=False), nn.BatchNorm2d(teacher[1]), to=teacher)
-    return _Resizing(nn.Linear(_width(student), _width(teacher)), to=teacher)
+    return _Resizing(nn.Linear(width(student), width(teacher)), to=teacher)
 
 
-def _width(shape: Shape) -> int:
+def width(shape: Shape) -> int:
+    """The number of channels of maps (B, C, H, W), tokens (B, N, D) or vectors (B, D)."""
     return shape[1] if len(shape) == 4 else shape[-1]
 
 

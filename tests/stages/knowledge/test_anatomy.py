@@ -248,3 +248,26 @@ class TestAnatomy:
     def test_a_block_alone_is_no_network_of_maps(self) -> None:
         model = nn.Sequential(nn.Flatten(1, 2), Block(16, 2, "module", fused=False))
         assert anatomy_of(model).stage_ends() == []
+
+
+class TestBatchNorm:
+    def test_is_the_one_before_an_activation(self) -> None:
+        assert anatomy_of(Plain()).batch_norm("stage2.relu:input") == "stage2.norm"
+        assert anatomy_of(Plain(relu="inplace")).batch_norm("stage2.relu:input") == "stage2.norm"
+        assert anatomy_of(Plain()).batch_norm("stage2.norm") == "stage2.norm"
+
+    def test_is_none_where_something_else_gives_the_values(self, new_artifact: NewArtifact) -> None:
+        assert anatomy_of(Plain()).batch_norm("stage2.relu") is None
+        residual = anatomy_of(new_artifact().model)
+        assert residual.batch_norm(residual.before_activation("layer2")) is None
+
+    def test_is_none_where_a_sum_in_place_changes_its_output(self) -> None:
+        class Residual(Plain):
+            def forward(self, image: Tensor) -> Tensor:
+                maps = self.stage1.norm(self.stage1.conv(image))
+                maps += image
+                return self.head(self.pool(self.stage3(self.stage2(self.stage1.relu(maps)))).flatten(1))
+
+        anatomy = anatomy_of(Residual(relu="inplace"))
+        assert anatomy.batch_norm("stage1.relu:input") is None
+        assert anatomy.batch_norm("stage2.relu:input") == "stage2.norm"

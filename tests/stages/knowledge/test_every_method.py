@@ -22,8 +22,9 @@ NewContext = Callable[..., Context]
 ON_MAPS_OF_IMAGES = [name for name, method in methods().items() if method.kind != "transformer"]
 OF_ANY_STUDENT = [name for name in ON_MAPS_OF_IMAGES if not methods()[name].stays_at_inference]
 
-LIVELY: dict[str, dict[str, float]] = {"bss": {"step_size": 50}}
-"""Settings with which a method has something to say of untrained networks, whose decision boundaries are far."""
+LIVELY: dict[str, dict[str, float]] = {"ab": {"until": 1}, "bss": {"step_size": 50}}
+"""Settings with which a method has something to say of untrained networks, whose decision boundaries are far, and
+in the second half of a training."""
 
 
 def objective_for(method: str, student: Artifact, teacher: Artifact, context: Context) -> DistillationObjective:
