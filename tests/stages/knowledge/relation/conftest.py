@@ -12,6 +12,10 @@ from potstill.stages.knowledge.pair import Pair
 from potstill.stages.stage import Context
 
 
+def offered(pair: Pair) -> list[str]:
+    return ["kd", "dkd"]
+
+
 class Plain(nn.Module):
     """Layers of vectors without a linear head."""
 
@@ -34,7 +38,7 @@ def new_pair(new_artifact: Callable[..., Artifact], new_context: Callable[..., C
         student = student or new_artifact().model
         teacher = teacher or new_artifact(seed=1, depth=14, width=16).model
         mine, theirs = (Anatomy(model, context.data.example()) for model in (student, teacher))
-        return Pair("method", mine, theirs, context, 0, new_artifact().blueprint, lambda pair: ["kd", "dkd"])
+        return Pair("method", mine, theirs, context, 0, new_artifact().blueprint, offered)
 
     return make
 
