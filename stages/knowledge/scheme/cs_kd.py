@@ -37,9 +37,8 @@ class _SameClass(Term):
     def forward(self, seen: Observation) -> Tensor:
         """T²·KL(σ(z(x')/T) ‖ σ(z(x)/T)) for another x' of x's class, (B,)."""
         context = self._context
-        index = self._partners.drawn(seen.batch.index)
-        # torch's global generator is seeded anew for each step, and so are the partners and their augmentation.
-        partners = context.to_device(context.data.train.batch(index, generator=torch.default_generator))
+        index = self._partners.drawn(seen.batch.index.cpu())
+        partners = context.to_device(context.data.train.batch(index, view=seen.batch.view))
         # In train mode, as in the authors' code: batch norms see the partners, too.
         with torch.no_grad(), context.autocast():
             theirs = seen.student_model(*partners.inputs.values()).float()
