@@ -25,14 +25,15 @@ def test_the_stages_of_a_recipe_end_with_a_student_that_has_learnt(file: Path, t
     plan = Plan.of(recipe, file.parent)
     artifact, teacher = plan.initial_artifact(), None
     artifacts: dict[str, Artifact] = {}
+    reached: list[float] = []
     for step in plan.steps():
         assert step.stage is not None
         (tmp_path / step.folder).mkdir()
         context = plan.context(step, tmp_path / step.folder, Silent(), Journal(), teacher, artifacts)
         artifact = artifacts[step.name] = step.stage.run(artifact, context)
         teacher = teacher or Teacher(artifact)
-        assert accuracy(artifact.model, plan.data.test, context) > 0.8
-    assert accuracy(artifact.model, plan.data.test, context) > 0.9
+        reached.append(accuracy(artifact.model, plan.data.test, context))
+    assert reached[-1] > 0.9, reached
 
 
 def test_a_run_ends_with_the_report_of_every_step(tmp_path: Path) -> None:
