@@ -1,12 +1,18 @@
 """Facts about recipes whose students learn from earlier steps, from peers, or from themselves."""
 
+import re
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 from potstill.pipeline.errors import RecipeError
 from potstill.pipeline.plan import Plan
 from potstill.pipeline.recipe import load_recipe, recipe_yaml
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "schemes.md").read_text()
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.DOTALL)
 
 RECIPE = """\
 name: small
@@ -116,3 +122,15 @@ class TestPeers:
         after = fingerprints()
         assert after[0] == before[0]
         assert not set(after[1:]) & set(before[1:])
+
+
+class TestTheGuide:
+    @pytest.mark.parametrize("stages", EXAMPLES)
+    def test_shows_stages_that_load(self, stages: str, file: Path) -> None:
+        head, end = RECIPE.index("  - stage: distill"), RECIPE.index("targets:")
+        file.write_text(RECIPE[:head] + indent(stages, "  ") + RECIPE[end:])
+        assert len(load_recipe(file).stages) == 1 + stages.count("- stage: ")
+
+    def test_has_every_recipe_of_a_scheme(self) -> None:
+        recipes = {file.stem for file in (ROOT / "configs").glob("scheme-*.yaml")}
+        assert set(re.findall(r"\| `(scheme-[a-z-]+)` \|", GUIDE)) == recipes

@@ -100,7 +100,7 @@ class _Peers(Term):
 def mutual(learner: Tensor, others: list[Tensor]) -> Tensor:
     """The mean over the others of KL(σ(z_other) ‖ σ(z_learner)): logits (B, C) in, (B,) out.
 
-    Deep mutual learning, Zhang et al. 2018, arXiv 1706.00384, equation 7 without the cross-entropy; no temperature.
+    Deep mutual learning, Zhang et al. 2018, arXiv 1706.00384, without a temperature.
     The others are not moved by it.
     """
     return torch.stack([kl_divergence(learner, other.detach()) for other in others]).mean(0)

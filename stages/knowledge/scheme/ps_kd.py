@@ -61,7 +61,7 @@ def progressive(logits: Tensor, past: Tensor, target: Tensor, share: float) -> T
     """α·(H(q, p) - H(y, p)) for the earlier prediction q: logits and q (B, C), labels y (B,) in, (B,) out.
 
     Added to the cross-entropy H(y, p) with weight 1, this is H((1 - α)·y + α·q, p), the loss of PS-KD, Kim et al.
-    2021, arXiv 2006.12000, equation 4. It can be negative; the sum cannot.
+    2021, arXiv 2006.12000. It can be negative; the sum cannot.
     """
     log_predicted = logits.log_softmax(1)
     soft = -(past * log_predicted).sum(1)

@@ -13,6 +13,7 @@ from potstill.pipeline.progress import Silent
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import accuracy
 from potstill.stages.distill import Distill
+from potstill.stages.quantize import Quantize
 from potstill.stages.stage import Context
 
 NewArtifact = Callable[..., Artifact]
@@ -58,3 +59,26 @@ class TestTraining:
         student = stage.model_copy(update={"epochs": 6}).run(origin, context)
         assert accuracy(student.model, context.data.test, context) > 0.9
         assert set(student.model.state_dict()) == set(student.blueprint.build().state_dict())
+
+
+class TestRecovery:
+    def test_of_a_quantized_student_may_use_them_all(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        origin = new_artifact(seed=1)
+        context = new_context(Teacher(new_artifact(seed=2, width=16)))
+        knowledge = ["byot", "cs_kd", "ps_kd", {"dml": {"peers": ["teacher"]}}]
+        stage = Quantize.model_validate({"calibration": 32, "recover": {"knowledge": knowledge, "epochs": 1}})
+        made = stage.run(origin, context)
+        assert set(context.journal.curve[0].terms) == {"task", "byot", "cs_kd", "ps_kd", "dml", "dml itself"}
+        assert set(made.model.state_dict()) == set(made.blueprint.build().state_dict())
+        head = "linear.weight"
+        assert not torch.equal(made.model.get_parameter(head), origin.model.get_parameter(head))
+
+
+class TestOfATransformer:
+    def test_heads_stand_at_its_blocks(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        student = {"name": "vit", "patch": 4, "width": 16, "depth": 3, "heads": 2}
+        stage = Distill.model_validate({"student": student, "knowledge": ["byot"], "epochs": 1})
+        context = new_context(Teacher(new_artifact()))
+        stage.run(new_artifact(), context)
+        facts: Any = context.journal.facts["knowledge"]
+        assert facts[0]["taps"].count("→") == 3
