@@ -26,6 +26,7 @@ from scipy import stats  # comes with scikit-learn
 
 from potstill.export.machine import machine_facts
 from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.errors import StageError
 from potstill.pipeline.journal import Journal
 from potstill.pipeline.plan import Plan
 from potstill.pipeline.progress import Silent
@@ -68,6 +69,8 @@ class Table:
         if not isinstance(last, Distill):
             raise SystemExit(f"{recipe}: the last stage must be a `distill`, which every method is tried in")
         self._distill = last
+        self.refused: dict[str, str] = {}
+        """Why methods cannot serve the pair, by name."""
         self._scratch = tempfile.TemporaryDirectory()
         self._teacher: Teacher | None = None
         self._artifact: Artifact | None = None
@@ -77,8 +80,15 @@ class Table:
         done = {(result.method, result.seed) for result in self.results}
         for seed in range(seeds):
             for name in names:
-                if (name, seed) not in done:
-                    self._keep(self._trained(name, seed))
+                if (name, seed) not in done and name not in self.refused:
+                    self._try(name, seed)
+
+    def _try(self, name: str, seed: int) -> None:
+        try:
+            self._keep(self._trained(name, seed))
+        except StageError as error:
+            self.refused[name] = str(error).split(". ")[0]
+            print(f"{name}: {error}", flush=True)
 
     def _keep(self, result: Result) -> None:
         self.results.append(result)
@@ -147,7 +157,7 @@ class Table:
         for name in names:
             found = self._by_seed(name)
             if not found:
-                yield f"| {name} | not measured | | | | 0 |"
+                yield f"| {name} | {self.refused.get(name, 'not measured')} | | | | 0 |"
                 continue
             tests = [100 * result.test for result in found.values()]
             bests = [100 * result.best_validation for result in found.values() if result.best_validation is not None]

@@ -11,6 +11,7 @@ class CurvePoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: float
+    """From the beginning of the step, which may hold several trainings, one after the other."""
     loss: float
     """The sum of the weighted terms."""
     terms: dict[str, float]

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from pydantic import BaseModel
 
-from ..stages.distill import Distill
 from ..stages.stage import Context, Stage
 from .artifact import Artifact
 from .blueprint import Blueprint
@@ -157,7 +157,8 @@ class Plan:
             yield Step(number, TEACHER, None, current)
             number += 1
         for stage in self.recipe.stages:
-            current = fingerprint(current, stage.model_dump(mode="json"), self._student_source(stage))
+            sources = [source_sha256(resolve(each, self.directory)) for each in _python_models(stage)]
+            current = fingerprint(current, stage.model_dump(mode="json"), *sources)
             yield Step(number, stage.step_name, stage, current)
             number += 1
 
@@ -186,11 +187,6 @@ class Plan:
             artifacts=artifacts,
         )
 
-    def _student_source(self, stage: Stage) -> str:
-        if isinstance(stage, Distill) and isinstance(stage.student, PythonModel):
-            return source_sha256(resolve(stage.student, self.directory))
-        return ""
-
     @cached_property
     def recipe_yaml(self) -> str:
         """The resolved recipe."""
@@ -205,6 +201,18 @@ class Plan:
             exclude={"teacher": {"cache": {"path", "max_bytes", "memory_bytes"}}},
         )
         return fingerprint(shaping)
+
+
+def _python_models(settings: object) -> Iterator[PythonModel]:
+    """Every function of the user's own that a stage's settings refer to, such as its student or a peer of it."""
+    if isinstance(settings, PythonModel):
+        yield settings
+    elif isinstance(settings, BaseModel):
+        for _, value in settings:
+            yield from _python_models(value)
+    elif isinstance(settings, tuple):
+        for value in cast("tuple[object, ...]", settings):
+            yield from _python_models(value)
 
 
 def _precision(recipe: Recipe, device: torch.device) -> Precision:

@@ -15,7 +15,7 @@ from .data import DataSource, sources
 from .errors import RecipeError
 from .models import ModelReference
 from .overrides import overridden
-from .recipe_problems import MISFIT, problems_of
+from .recipe_problems import MISFIT, nearest, problems_of
 from .recipe_yaml import Key, Located, read_recipe_file, yaml_text
 from .registry import OneOf, discovered
 from .teacher_cache import CacheSettings
@@ -110,6 +110,7 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
         if problem is not None:
             yield ("stages", position), problem
         yield from _name_taken(stage.step_name, position, first)
+        yield from _unknown_steps(stages, position)
     yield from _target_misfits(recipe)
 
 
@@ -121,6 +122,13 @@ def _name_taken(name: str, position: int, first: dict[str, int]) -> Iterator[tup
             ("stages", position),
             f"stages[{first[name]}] is called `{name}`, too; give one of them another `name:`, such as `{name}-2`",
         )
+
+
+def _unknown_steps(stages: Sequence[Stage], position: int) -> Iterator[tuple[Key, str]]:
+    known = [RESERVED, *(stage.step_name for stage in stages[:position])]
+    for place, name in stages[position].earlier_steps():
+        if name not in known:
+            yield ("stages", position, *place), f"`{name}` is no earlier step; {nearest(name, known)}"
 
 
 def _target_misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:

@@ -73,6 +73,11 @@ class TrainingContext:
     progress: Progress
     journal: Journal
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of the training split; the samples that are left over differ from epoch to epoch."""
+        return max(len(self.data.train) // self.data.batch_size, 1)
+
     def autocast(self) -> torch.autocast:
         """Mixed precision as the run asked for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -187,8 +192,7 @@ class _Training:
             parameter for module in (model, objective) for parameter in module.parameters() if parameter.requires_grad
         ]
         self._optimizer = self._new_optimizer()
-        split = context.data.train
-        self._steps_per_epoch = max(len(split) // context.data.batch_size, 1)
+        self._steps_per_epoch = context.steps_per_epoch
         self._num_steps = self._steps_per_epoch * schedule.epochs
         self._step = 0
         self._order: Tensor | None = None
@@ -197,6 +201,7 @@ class _Training:
         self._gradient_looks = _spread(schedule.epochs, GRADIENT_LOOKS)
         self._gradient_shares: dict[str, float] | None = None
         self._first_point = len(context.journal.curve)
+        self._epochs_before = context.journal.curve[-1].epoch if context.journal.curve else 0.0
 
     def _new_optimizer(self) -> torch.optim.SGD:
         matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
@@ -291,7 +296,7 @@ class _Training:
     def _end_epoch(self) -> None:
         terms = {key: total / self._sums.steps for key, total in self._sums.terms.items()}
         point = CurvePoint(
-            epoch=self._step / self._steps_per_epoch,
+            epoch=self._epochs_before + self._step / self._steps_per_epoch,
             loss=sum(terms.values()),
             terms=terms,
             gradient_shares=self._gradient_shares,

@@ -1,19 +1,19 @@
 """Distillation: a new student that learns from the run's teacher, or from whatever its knowledge names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
-from torch import nn
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Blueprint
 from ..pipeline.models import ModelReference, PythonModel, derive, resolve
 from ..pipeline.networks.network import Network
 from ..pipeline.seeding import seeded
+from ..pipeline.teacher import Teacher
 from .inheritance import inherit
-from .knowledge.objective import DistillationTraining, grown, learn
+from .knowledge.objective import TEACHER, DistillationTraining, grown, learn
 from .stage import Context, Stage
 
 
@@ -49,7 +49,14 @@ class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
     student: Student
     """A model reference, or `{from: teacher, width: 0.5, depth: 0.5}`."""
     generations: Annotated[int, Field(ge=1)] = 1
-    """How often: each generation's student is taught by the one before it (born-again networks, Furlanello 2018)."""
+    """How many students, one after the other: the first learns from `teachers`, each other one from the one before it
+    (born-again networks, Furlanello et al. 2018, arXiv 1805.04770). The last one is the step's."""
+
+    @model_validator(mode="after")
+    def _generations_learn_from_each_other(self) -> Self:
+        if self.generations > 1 and not any(method.learns_from_teacher for method in self.knowledge):
+            raise ValueError("`generations` are taught by the one before, but `knowledge` has no method with a teacher")
+        return self
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """The trained student; of `artifact`, only the shapes of inputs and outputs are used."""
@@ -60,23 +67,26 @@ class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
             num_classes=artifact.blueprint.num_classes,
         )
         context.journal.fact("student", reference.model_dump(mode="json"))
-        made = self._generation(1, blueprint, context)
+        made = self._generation(1, blueprint, context, context.teacher)
+        later = self.model_copy(update={"teachers": (TEACHER,), "combine": "average"})
         for number in range(2, self.generations + 1):
-            made = self._generation(number, blueprint, replace(context, teacher=context.teacher_of(made)))
+            made = later._generation(number, blueprint, context, context.teacher_of(made))
         return replace(made, lineage=artifact.lineage)
 
-    def _generation(self, number: int, blueprint: Blueprint, context: Context) -> Artifact:
+    def _generation(self, number: int, blueprint: Blueprint, context: Context, teacher: Teacher | None) -> Artifact:
         with seeded(context.seed, "student", *([number] if number > 1 else [])):
             student = blueprint.build()
-        self._inherit(student, context)
+        if self._inherits:
+            inherit(student, context.require_teacher().artifact.model)
+        context = replace(context, teacher=teacher)
         blueprint = grown(student, self, blueprint, context)
         name = "distill" if self.generations == 1 else f"generation-{number}"
         learn(student, self, blueprint, context, name=name)
         return Artifact(model=student.eval(), blueprint=blueprint)
 
-    def _inherit(self, student: nn.Module, context: Context) -> None:
-        if isinstance(self.student, StudentOfTeacher) and self.student.weights == "teacher":
-            inherit(student, context.require_teacher().artifact.model)
+    @property
+    def _inherits(self) -> bool:
+        return isinstance(self.student, StudentOfTeacher) and self.student.weights == "teacher"
 
     def _reference(self, context: Context) -> Network | PythonModel:
         if isinstance(self.student, StudentOfTeacher):
@@ -85,10 +95,14 @@ class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
         return resolve(self.student, context.directory)
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:
-        """A new student knows nothing of an earlier quantization; its teachers must be there before it."""
+        """A new student knows nothing of an earlier quantization."""
         if self.is_quantized_by(earlier):
             return "begins a new student in float, so what `quantize` did would be lost; put it before `quantize`"
-        return self.teachers_problem(earlier)
+        return None
+
+    def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Its teachers but the run's own."""
+        return self.named_teachers()
 
     def untrained(self) -> Self:
         """The same student with its first weights."""

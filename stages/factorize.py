@@ -1,6 +1,6 @@
 """Factorization: layers become products of thinner ones where that saves multiply-accumulates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
@@ -58,9 +58,9 @@ class Factorize(Stage, frozen=True, extra="forbid"):
         factorized = replace(artifact, model=model, blueprint=artifact.blueprint.with_edit(edit))
         return recover(factorized, self.recover, context)
 
-    def order_problem(self, earlier: Sequence[Stage]) -> str | None:
-        """Only what recovery learns from can be in the way."""
-        return self.recover.teachers_problem(earlier)
+    def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Those that teach while it recovers."""
+        return self.recover.named_teachers("recover")
 
     def untrained(self) -> Self:
         """The same factors, not trained on; on untrained weights, whose spectra are flat, few layers pay."""

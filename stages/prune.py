@@ -1,6 +1,6 @@
 """Pruning: whole channels removed from all layers that share them, proven, then trained back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from math import ceil
@@ -90,9 +90,9 @@ class Prune(Stage, frozen=True, extra="forbid"):
         blueprint = artifact.blueprint.with_edit(found.edit)
         return recover(replace(artifact, model=found.model, blueprint=blueprint), self.recover, context)
 
-    def order_problem(self, earlier: Sequence[Stage]) -> str | None:
-        """Only what recovery learns from can be in the way."""
-        return self.recover.teachers_problem(earlier)
+    def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Those that teach while it recovers."""
+        return self.recover.named_teachers("recover")
 
     def untrained(self) -> Self:
         """The same budget by weights alone, not trained on."""

@@ -1,6 +1,6 @@
 """Quantization: int8 grids placed for the runtime, calibrated, then trained under them against the teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
@@ -62,4 +62,8 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         """A model is quantized once."""
         if self.is_quantized_by(earlier):
             return "the model is already quantized by an earlier `quantize` stage; keep one of them"
-        return self.recover.teachers_problem(earlier)
+        return None
+
+    def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Those that teach while it recovers."""
+        return self.recover.named_teachers("recover")

@@ -1,7 +1,7 @@
 """What every stage is, and what it is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
@@ -57,6 +57,10 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     @abstractmethod
     def untrained(self) -> Self:
         """A copy that trains for no epoch: its `run` is the rehearsal that `check` makes before hours of training."""
+
+    def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """The names of the earlier steps that it needs, each with its place among the stage's keys."""
+        return iter(())
 
     @staticmethod
     def is_quantized_by(earlier: Sequence["Stage"]) -> bool:

@@ -79,6 +79,18 @@ class Term(nn.Module, ABC):
         return [(seen.student.maps[match.student], seen.teacher.maps[match.teacher]) for match in self.matches]
 
 
+class Comparison(Term):
+    """The mean over the matched taps of what a function makes of the student's tensor and the teacher's."""
+
+    def __init__(self, matches: list[Match], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(matches)
+        self._loss = loss
+
+    def forward(self, seen: Observation) -> Tensor:
+        """A scalar or (B,), as the function gives."""
+        return mean_over_layers([self._loss(mine, theirs) for mine, theirs in self.maps(seen)])
+
+
 class Method(BaseModel, ABC, frozen=True, extra="forbid"):
     """Settings that all methods have."""
 
@@ -107,6 +119,11 @@ class Method(BaseModel, ABC, frozen=True, extra="forbid"):
     @abstractmethod
     def term(self, pair: Pair) -> Term:
         """The loss for two networks. Raises StageError where the method cannot serve them."""
+
+    @property
+    def taken_from_task(self) -> float:
+        """How much its loss takes off the weight of the task's own at most, which must be as large."""
+        return 0.0
 
     def edits(self, pair: Pair) -> tuple[Edit, ...]:
         """Changes of the student's structure that stay; only methods that stay at inference have any."""

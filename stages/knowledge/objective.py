@@ -17,8 +17,8 @@ from ...pipeline.registry import Named, discovered
 from ...pipeline.seeding import derive, seeded
 from ...pipeline.taps import Outputs, outputs_of
 from ...pipeline.teacher import Teacher
-from ...pipeline.training import Moment, Objective, Schedule, fit, on_device
-from ..stage import Context, Stage
+from ...pipeline.training import Moment, Objective, Schedule, fit, move, on_device
+from ..stage import Context
 from .anatomy import Anatomy, LayerError
 from .method import Method, Need, Observation, Taught, Term, Views
 from .pair import Pair
@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # it imports torchao, which takes seconds
     from ...pipeline.fake_quantization import FakeQuantizedModel
 
 KINDS = ("response", "feature", "relation", "transformer", "scheme")
+ROUNDING = 1e-9
+"""What weights may differ by and count as equal."""
 REHEARSED = 4
 """Samples of a rehearsed step."""
 TEACHER = "teacher"
@@ -66,6 +68,8 @@ class Distillation(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("`teachers` is empty, but `knowledge` has a method that learns from one")
         if len(set(self.teachers)) < len(self.teachers):
             raise ValueError("`teachers` names the same step twice")
+        if self.combine == "confidence" and len(self.teachers) < 2:
+            raise ValueError("`combine: confidence` weighs teachers against each other; name two or more in `teachers`")
         return self
 
     @property
@@ -75,13 +79,22 @@ class Distillation(BaseModel, frozen=True, extra="forbid"):
             return self.task_weight
         return min((method.task_weight for method in self.knowledge), default=1.0)
 
-    def teachers_problem(self, earlier: Sequence[Stage]) -> str | None:
-        """Which of the `teachers` is not there yet, in a sentence; None where all are."""
-        known = [TEACHER, *(stage.step_name for stage in earlier)]
-        for name in self.teachers:
-            if name not in known:
-                return f"`teachers` names `{name}`, which is no earlier step; there are {', '.join(known)}"
-        return None
+    @model_validator(mode="after")
+    def _labels_keep_their_weight(self) -> Self:
+        taken = sum(method.taken_from_task for method in self.knowledge)
+        if taken > self.balanced_task_weight + ROUNDING:
+            takers = ", ".join(f"`{name_of(method)}`" for method in self.knowledge if method.taken_from_task)
+            raise ValueError(
+                f"{takers} moves up to {taken:g} of the labels' weight to the student's own predictions, but "
+                f"`task_weight` is {self.balanced_task_weight:g}; give `task_weight: {max(taken, 1.0):g}`"
+            )
+        return self
+
+    def named_teachers(self, *place: str) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """The teachers that are earlier steps, each with its place among the keys of a stage."""
+        for position, name in enumerate(self.teachers):
+            if name != TEACHER:
+                yield (*place, "teachers", position), name
 
 
 class DistillationTraining(Schedule, Distillation, frozen=True, extra="forbid"):
@@ -110,10 +123,11 @@ def learn(
         return
     if context.teacher is None:
         return
-    objective = DistillationObjective(training, model, blueprint, context, live=True)
+    objective = DistillationObjective(training, model, blueprint, context, live=True).to(context.device).train()
     index = torch.arange(min(REHEARSED, len(context.data.train)))
     batch = context.data.train.batch(index, view=context.data.view(context.seed, 0))
     objective.terms(deepcopy(model).train(), context.to_device(batch), Moment(0, 1, 0))
+    move(model, torch.device("cpu"), torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -216,7 +230,7 @@ class DistillationObjective(Objective):
             if entry not in active:
                 found[entry.name] = torch.zeros((), device=batch.target.device)
                 continue
-            taught, own = _taught(entry, seen, confidences)
+            taught, own = _taught(entry, seen, confidences if entry.method.learns_from_teacher else None)
             found[entry.name] = weights[entry.name] * taught
             if own is not None:
                 found[f"{entry.name} itself"] = own

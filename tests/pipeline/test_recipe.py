@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,20 @@ class TestASoundRecipe:
         assert recipe_file("nothing") == Path("nothing")
         (tmp_path / "digits").touch()
         assert recipe_file("digits") == Path("digits")
+
+
+PAIRS = re.findall(
+    r"^\| (.+?) \| `({name.+?})` \| `({name.+?})` \|",
+    (ROOT / "docs/results/knowledge-cifar.md").read_text(),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("teacher", "student"), [pair[1:] for pair in PAIRS], ids=[pair[0] for pair in PAIRS])
+def test_the_pairs_in_the_docs_are_settings_of_their_recipe(teacher: str, student: str) -> None:
+    overrides = [f"teacher.model={teacher}", f"stages.distill.student={student}"]
+    recipe = load_recipe(ROOT / "configs/knowledge-cifar100.yaml", overrides)
+    assert recipe.teacher.model != recipe.stages[-1].model_dump()["student"]
 
 
 class TestAllErrorsAtOnce:

@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from interruption import StoppingProgress
 from torch import Tensor, nn
 
 from potstill.pipeline.artifact import Artifact
@@ -34,27 +35,6 @@ class TestSchedule:
 
     def test_rate_of_a_training_of_one_step_is_positive(self) -> None:
         assert Schedule(epochs=1).rate(0, 1) > 0
-
-
-class StoppingProgress(Silent):
-    """Stops a training after some steps, as Ctrl-C would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def track(self, description: str, total: int) -> "StoppingProgress":  # type: ignore[override]
-        return self
-
-    def __enter__(self) -> "StoppingProgress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def advance(self, count: int = 1, **figures: float) -> None:
-        self.left -= count
-        if self.left < 0:
-            raise KeyboardInterrupt
 
 
 class NanAtStep(Objective):

@@ -1,58 +1,61 @@
-"""Correlations between channels."""
+"""Inter-channel correlation."""
 
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from ..bridged import BridgedTerm
 from ..method import LayerMethod, Observation, Term, mean_over_layers
-from ..pair import Match, Pair
-from ..projection import as_tokens
+from ..pair import Pair
+
+FAINT = 1e-20
+"""Channels whose products with all others have a smaller sum of squares are taken for dead, in maps of length 1."""
 
 
-class ChannelCorrelation(LayerMethod, frozen=True, extra="forbid"):
-    """Which channels of the teacher light up together in a sample, as a matrix of their likeness."""
+class InterChannelCorrelations(LayerMethod, frozen=True, extra="forbid"):
+    """Which channels of a layer are active in the same places, in each sample (ICKD-C).
+
+    Where student and teacher differ in channels, projectors bridge them. Costs the smaller of C² and (H·W)² numbers a
+    sample.
+    """
 
     kind = "relation"
-    source = "ICKD-C, Liu et al. 2021, ICCV"
+    source = "ICKD, Liu et al. 2021, arXiv 2202.03680"
 
     weight: Annotated[float, Field(gt=0)] = 2.5
+    """Of the mean over the layers; the paper takes the last alone."""
 
     def term(self, pair: Pair) -> Term:
-        """With a 1×1 projection of the student's channels; `auto` takes the last layers alone, as the paper does."""
-        matches = pair.matches(self.layers, axes=(3, 4))
-        return _ChannelCorrelations(matches[-1:] if self.layers == "auto" else matches)
+        """For maps, or tokens that are a square grid of patches."""
+        return _CorrelationsTerm(pair.matches(self.layers, grids=True))
 
 
-class _ChannelCorrelations(Term):
-    def __init__(self, matches: list[Match]) -> None:
-        super().__init__(matches)
-        self.projections = nn.ModuleList(
-            nn.Linear(_channels(match.student_shape), _channels(match.teacher_shape), bias=False) for match in matches
-        )
-
+class _CorrelationsTerm(BridgedTerm):
     def forward(self, seen: Observation) -> Tensor:
         """The mean over the layers, (B,)."""
-        pairs = zip(self.projections, self.maps(seen), strict=True)
-        return mean_over_layers(
-            [unlike_channels(project(as_tokens(mine)), as_tokens(theirs)) for project, (mine, theirs) in pairs]
-        )
+        return mean_over_layers([channel_distance(mine, theirs) for mine, theirs in self.grids(seen)])
 
 
-def _channels(shape: tuple[int, ...]) -> int:
-    return shape[1] if len(shape) == 4 else shape[2]
+def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """‖G_s - G_t‖²_F / C, where G is F·Fᵀ with rows of length 1 and F the maps as (C, H·W); (B, C, H, W) in, (B,) out.
 
-
-def unlike_channels(student: Tensor, teacher: Tensor) -> Tensor:
-    """‖G_s - G_t‖² with G = Fᵀ·F (C, C), each row of unit length; tokens F (B, N, C) in, (B,) out. Liu et al. 2021.
-
-    The numbers of tokens may differ. Paper and official code bring G to unit length in different ways; this is the
-    code's, by rows.
+    Liu et al. 2021. Rows of length 1 and the division by C are the official code's, which the default weight is for;
+    the paper has plain products over C². Of rows of length 1, ‖g_s - g_t‖² = 2 - 2·cos(g_s, g_t), so that no C × C
+    matrix is needed where there are fewer positions than channels.
     """
-    return (channel_likeness(student) - channel_likeness(teacher)).square().sum((1, 2))
+    mine, theirs = (
+        functional.normalize(maps.flatten(1), dim=1).view_as(maps).flatten(2) for maps in (student, teacher)
+    )
+    squares, others = row_products(mine, mine), row_products(theirs, theirs)
+    lengths = squares.clamp_min(FAINT).sqrt(), others.clamp_min(FAINT).sqrt()
+    cosines = row_products(mine, theirs) / lengths[0] / lengths[1]
+    return (squares / lengths[0].square() + others / lengths[1].square() - 2 * cosines).mean(1)
 
 
-def channel_likeness(tokens: Tensor) -> Tensor:
-    """G of tokens (B, N, C): (B, C, C)."""
-    return functional.normalize(tokens.transpose(1, 2) @ tokens, dim=2)
+def row_products(first: Tensor, second: Tensor) -> Tensor:
+    """Σ_j (a_i·a_j)·(b_i·b_j), the products of like rows of A·Aᵀ and B·Bᵀ; (B, C, N) and (B, C, M) in, (B, C) out."""
+    if first.shape[2] * second.shape[2] < first.shape[1] ** 2:
+        return (first @ (first.transpose(1, 2) @ second) * second).sum(2)
+    return ((first @ first.transpose(1, 2)) * (second @ second.transpose(1, 2))).sum(2)

@@ -1,4 +1,4 @@
-"""Probabilities of neighbours."""
+"""Probabilistic knowledge transfer."""
 
 from typing import Annotated
 
@@ -7,48 +7,41 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from ..method import Method, Observation, Term
+from ..method import Comparison, Method, Term
 from ..pair import Pair
 
-TINY = 1e-7
-"""Added to probabilities before their logarithm."""
+UNLIKELY = 1e-7
+"""Added to probabilities before the logarithm; samples that point in opposite directions have none."""
 
 
-class ProbabilisticTransfer(Method, frozen=True, extra="forbid"):
-    """How probable each sample finds each other one its neighbour, by the cosine of their pooled features."""
+class Neighbourhoods(Method, frozen=True, extra="forbid"):
+    """How probably each sample takes each other one as its neighbour, by the angle between their features."""
 
     kind = "relation"
     needs = ("features",)
     source = "PKT, Passalis & Tefas 2018, arXiv 1803.10837"
 
-    weight: Annotated[float, Field(gt=0)] = 300.0
-    """The usual 30,000 multiplies a mean over B² pairs; this one a mean over samples, about 100 times as large."""
+    weight: Annotated[float, Field(gt=0)] = 470.0
+    """What 30000, the weight in use for the mean over all pairs, is for the mean over batches of 64 samples."""
 
     def term(self, pair: Pair) -> Term:
-        """For pooled features of any widths."""
-        return _Neighbours([pair.features()])
+        """For networks with a linear head, of any width."""
+        return Comparison([pair.features()], neighbourhood_divergence)
 
 
-class _Neighbours(Term):
-    def forward(self, seen: Observation) -> Tensor:
-        """A scalar."""
-        ((mine, theirs),) = self.maps(seen)
-        return unlike_neighbours(mine, theirs)
+def neighbourhood_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean over samples i of Σ_{j≠i} p_ij·log(p_ij / q_ij), teacher's p and student's q; (B, D) in, a scalar out.
 
-
-def unlike_neighbours(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean over samples j of KL(p_t(·|j) ‖ p_s(·|j)); features (B, D) in, a scalar out.
-
-    p(i|j) = K(i, j) / Σ_{k≠j} K(k, j) with K = (cosine + 1)/2. Passalis & Tefas 2018, eq. 3 to 6; the official code
-    counts each sample among its own neighbours, the paper does not.
+    Passalis & Tefas 2018, over the number of samples. Popular code counts each sample as its own neighbour,
+    too, and takes the mean over all pairs, which weakens the term with every sample more.
     """
     mine, theirs = neighbours(student), neighbours(teacher)
-    return (theirs * ((theirs + TINY).log() - (mine + TINY).log())).sum(1).mean()
+    return (theirs * ((theirs + UNLIKELY).log() - (mine + UNLIKELY).log())).sum(1).mean()
 
 
 def neighbours(features: Tensor) -> Tensor:
-    """p(i|j) of features (B, D): (B, B), a row for each j, zero on the diagonal."""
-    unit = functional.normalize(features, dim=1)
-    likeness = (unit @ unit.T + 1) / 2
-    others = likeness * (1 - torch.eye(len(likeness), dtype=likeness.dtype, device=likeness.device))
-    return others / (others.sum(1, keepdim=True) + TINY)
+    """Each sample's probabilities (B, B) of its neighbours: ½(cos + 1) over the sum of the others' in its row."""
+    rows = functional.normalize(features, dim=1)
+    kernel = (rows @ rows.T + 1) / 2
+    others = kernel * (1 - torch.eye(len(rows), dtype=rows.dtype, device=rows.device))
+    return others / others.sum(1, keepdim=True).clamp_min(UNLIKELY)

@@ -1,24 +1,29 @@
-"""Distances and angles between samples."""
+"""Relational knowledge distillation."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType] - untyped
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType] - torch leaves it untyped
 
-from ..method import Method, Observation, Term
+from ..method import Comparison, Method, Term
 from ..pair import Pair
 
-TINY = 1e-12
-"""The least squared distance that is divided by."""
-AT_ONCE = 2**20
-"""Triples whose angles are held in memory at the same time."""
+BLOCK = 2**22
+"""Numbers of one block of differences or angles; a block is made anew in the backward pass, not held until then."""
+COINCIDENT = 1e-8
+"""Samples have no direction from one whose squared distance is smaller than this, over the mean one."""
 
 
-class RelationalDistillation(Method, frozen=True, extra="forbid"):
-    """Distances between the samples' pooled features, and angles in their triangles."""
+class Relations(Method, frozen=True, extra="forbid"):
+    """The distances between samples, and the angles of the triangles that they form.
+
+    The angles take about B³·D operations of the features (B, D), and the memory of B² numbers and a block.
+    """
 
     kind = "relation"
     needs = ("features",)
@@ -30,81 +35,72 @@ class RelationalDistillation(Method, frozen=True, extra="forbid"):
     """Weighs the angles."""
 
     def term(self, pair: Pair) -> Term:
-        """For pooled features of any widths."""
-        return _Geometry(self, pair)
+        """For networks with a linear head, of any width."""
+        return Comparison([pair.features()], partial(relational_loss, distance=self.distance, angle=self.angle))
 
 
-class _Geometry(Term):
-    def __init__(self, method: RelationalDistillation, pair: Pair) -> None:
-        super().__init__([pair.features()])
-        self._method = method
-
-    def forward(self, seen: Observation) -> Tensor:
-        """A scalar."""
-        ((mine, theirs),) = self.maps(seen)
-        loss = self._method.distance * unlike_distances(mine, theirs)
-        if self._method.angle:
-            loss = loss + self._method.angle * unlike_angles(mine, theirs)
-        return loss
+def relational_loss(student: Tensor, teacher: Tensor, *, distance: float, angle: float) -> Tensor:
+    """w_d·L_D + w_a·L_A of features (B, D), a scalar. Park et al. 2019, section 3.2."""
+    return distance * distance_loss(student, teacher) + angle * angle_loss(student, teacher)
 
 
-def unlike_distances(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean Huber loss of all distances, each over the mean of its network's; features (B, D) in, a scalar out.
+def distance_loss(student: Tensor, teacher: Tensor, *, block: int = BLOCK) -> Tensor:
+    """The mean over pairs of distinct samples of Huber(d_s, d_t); features (B, D) in, a scalar out.
 
-    Park et al. 2019, eq. 3 to 5. The mean is over ordered pairs of different samples; global scales cancel.
+    d are the distances over their mean, which leaves out pairs at one place. The paper sums over the pairs; popular
+    code takes the mean over B² entries, the diagonal's zeros included.
     """
+    mine, theirs = scaled(distances(student, block=block)), scaled(distances(teacher, block=block))
     count = len(student)
-    if count < 2:
-        return 0 * student.sum()
-    return functional.smooth_l1_loss(_relative(student), _relative(teacher), reduction="sum") / (count * (count - 1))
+    return functional.smooth_l1_loss(mine, theirs, reduction="sum") / max(count * (count - 1), 1)
 
 
-def unlike_angles(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean Huber loss of the cosines at all corners of all triangles; features (B, D) in, a scalar out.
+def angle_loss(student: Tensor, teacher: Tensor, *, block: int = BLOCK) -> Tensor:
+    """The mean over triples of distinct samples of Huber(cos_s, cos_t), the angle at the second; (B, D) in.
 
-    Park et al. 2019, eq. 6 to 8, the mean over ordered triples of different samples. The B³ cosines come from (B, B)
-    products, some corners at a time, and are computed again in the backward pass instead of being kept.
+    The paper sums over the triples; popular code takes the mean over B³ entries, those with equal samples included.
     """
-    count = len(student)
-    if count < 3:
-        return 0 * student.sum()
-    mine, theirs = _products(student), _products(teacher)
-    step = max(AT_ONCE // count**2, 1)
-    total = student.new_zeros(())
-    for start in range(0, count, step):
-        part = partial(_corners, start=start, end=min(start + step, count))
-        found = cast(Any, checkpoint)(part, mine, theirs, use_reentrant=False, preserve_rng_state=False)
-        total = total + cast(Tensor, found)
-    return total / (count * (count - 1) * (count - 2))
+    count, width = len(student), max(len(student), student.shape[1], teacher.shape[1])
+    step = max(block // (count * width), 1)
+    errors = [
+        _recomputed(_angle_errors, student, teacher, start, min(start + step, count)) for start in range(0, count, step)
+    ]
+    return torch.stack(errors).sum() / max(count * (count - 1) * (count - 2), 1)
 
 
-def _relative(features: Tensor) -> Tensor:
+def distances(features: Tensor, *, block: int = BLOCK) -> Tensor:
+    """‖x_i - x_j‖ of features (B, D): (B, B), from the differences themselves, so that near samples keep theirs."""
+    step = max(block // features.numel(), 1)
+    rows = [_recomputed(_lengths, features, start, start + step) for start in range(0, len(features), step)]
+    return torch.cat(rows)
+
+
+def scaled(distances: Tensor) -> Tensor:
     """Distances (B, B) over the mean of those that are not zero."""
-    squares = _squares(_products(features))
-    distances = (squares + TINY).sqrt() * (squares > TINY)
-    return distances / (distances.sum() / (distances > 0).sum().clamp(min=1)).clamp(min=TINY)
+    mean = distances.sum() / (distances > 0).sum().clamp_min(1)
+    return distances / torch.where(mean > 0, mean, 1)
 
 
-def _products(features: Tensor) -> Tensor:
-    """Inner products (B, B) of the centred features: near each other, they lose the fewest digits in differences."""
-    centred = features - features.mean(0)
-    return centred @ centred.T
+def _lengths(features: Tensor, start: int, stop: int) -> Tensor:
+    squares = (features[start:stop, None] - features).square().sum(2)
+    # Where two samples are at one place, the root has no slope; their distance is zero and pulls at neither.
+    return torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), 0)
 
 
-def _squares(products: Tensor) -> Tensor:
-    norms = products.diagonal()
-    return (norms[:, None] + norms[None, :] - 2 * products).clamp(min=0)
+def _angle_errors(student: Tensor, teacher: Tensor, start: int, stop: int) -> Tensor:
+    """The sum of the Huber losses of all angles at the vertices from `start` to `stop`."""
+    errors = functional.smooth_l1_loss(_cosines(student, start, stop), _cosines(teacher, start, stop), reduction="none")
+    return errors.sum() - errors.diagonal(dim1=1, dim2=2).sum()
 
 
-def _corners(student: Tensor, teacher: Tensor, start: int, end: int) -> Tensor:
-    return functional.smooth_l1_loss(_cosines(student, start, end), _cosines(teacher, start, end), reduction="sum")
+def _cosines(features: Tensor, start: int, stop: int) -> Tensor:
+    """⟨e_ij, e_kj⟩ with e_ij = (x_i - x_j) / ‖x_i - x_j‖, by vertex j, then i and k; 0 where a side has no length."""
+    sides = features - features[start:stop, None]
+    squares = sides.square().sum(2, keepdim=True)
+    long = squares > COINCIDENT * squares.mean(1, keepdim=True)
+    unit = sides * torch.where(long, torch.where(long, squares, 1).rsqrt(), 0)
+    return unit @ unit.transpose(1, 2)
 
 
-def _cosines(products: Tensor, start: int, end: int) -> Tensor:
-    """cos∠(i, j, k) at the corners j from `start` to `end`: (end - start, B, B)."""
-    at = products[start:end]
-    inner = products[None] - at[:, :, None] - at[:, None, :] + products.diagonal()[start:end, None, None]
-    lengths = (_squares(products)[start:end] + TINY).sqrt()
-    scale = lengths[:, :, None] * lengths[:, None, :]
-    apart = _squares(products)[start:end] > TINY
-    return inner / scale * (apart[:, :, None] & apart[:, None, :])
+def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    return cast(Tensor, checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False))

@@ -1,4 +1,4 @@
-"""Similarities between samples."""
+"""Similarity-preserving distillation."""
 
 from typing import Annotated
 
@@ -6,38 +6,33 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from ..method import LayerMethod, Observation, Term, mean_over_layers
+from ..method import Comparison, LayerMethod, Term
 from ..pair import Pair
 
 
-class SimilarityPreserving(LayerMethod, frozen=True, extra="forbid"):
-    """Which samples of a batch light up the same features, as a matrix of their likeness."""
+class Similarities(LayerMethod, frozen=True, extra="forbid"):
+    """Which samples of a batch excite a layer alike, by the products of their maps."""
 
     kind = "relation"
     source = "SP, Tung & Mori 2019, arXiv 1907.09682"
 
     weight: Annotated[float, Field(gt=0)] = 3000.0
+    """Of the mean over the layers; the paper adds the layers up, and popular code takes the last alone."""
 
     def term(self, pair: Pair) -> Term:
-        """For maps, tokens or vectors of any shapes: only samples are compared."""
-        return _Similarities(pair.matches(self.layers))
+        """For layers of any kind and size, since samples are compared within each network."""
+        return Comparison(pair.matches(self.layers), similarity_distance)
 
 
-class _Similarities(Term):
-    def forward(self, seen: Observation) -> Tensor:
-        """The mean over the layers, a scalar."""
-        return mean_over_layers([unlike_similarities(mine, theirs) for mine, theirs in self.maps(seen)])
+def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """‖G_s - G_t‖²_F / B², where G is A·Aᵀ with rows of length 1 and A the layer as (B, D); (B, …) in, a scalar out.
 
-
-def unlike_similarities(student: Tensor, teacher: Tensor) -> Tensor:
-    """‖G_s - G_t‖²/B² with G = F·Fᵀ, each row of unit length; maps (B, …) flattened to F (B, D), a scalar out.
-
-    Tung & Mori 2019, eq. 1 to 4.
+    Tung & Mori 2019, section 3.
     """
     return (similarities(student) - similarities(teacher)).square().mean()
 
 
-def similarities(maps: Tensor) -> Tensor:
-    """G of maps (B, …): (B, B)."""
-    flat = maps.flatten(1)
-    return functional.normalize(flat @ flat.T, dim=1)
+def similarities(layer: Tensor) -> Tensor:
+    """Products of the samples (B, …), each row of (B, B) scaled to length 1."""
+    rows = layer.flatten(1)
+    return functional.normalize(rows @ rows.T, dim=1)
