@@ -25,6 +25,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 LOOSE = 1e-7
 """Added to standard deviations before dividing by them, as the official code of logit standardisation does."""
+FAINT = 1e-4
+"""Maps of less than this length, or strength, are not scaled up to 1, so that gradients by maps of zeros stay small."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ def projector(student: Shape, teacher: Shape) -> nn.Module:
     return _Resizing(nn.Linear(width(student), width(teacher)), to=teacher)
 
 
+def bridge(student: Shape, teacher: Shape) -> nn.Module:
+    """A projector where the channels differ; where they are equal, nothing is trained and sizes stay as they are."""
+    return nn.Identity() if width(student) == width(teacher) else projector(student, teacher)
+
+
 def width(shape: Shape) -> int:
     """The number of channels of maps (B, C, H, W), tokens (B, N, D) or vectors (B, D)."""
     return shape[1] if len(shape) == 4 else shape[-1]

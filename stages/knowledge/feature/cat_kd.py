@@ -7,12 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ....pipeline.taps import Marked
-from ..method import Method, Observation, Term
+from ..method import FAINT, Method, Observation, Term
 from ..pair import Match, Pair
 from ..projection import as_maps
-
-FAINT = 1e-4
-"""Activation maps shorter than this are not scaled up, so that gradients by maps of zeros stay small."""
 
 
 class ClassAttention(Method, frozen=True, extra="forbid"):

@@ -6,12 +6,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from ..method import LayerMethod, Observation, Term, mean_over_layers
+from ..method import FAINT, LayerMethod, Observation, Term, mean_over_layers
 from ..pair import Pair
 from ..projection import as_maps, common_size
-
-FAINT = 1e-4
-"""Channels whose maps are shorter than this are not scaled up, so that gradients by maps of zeros stay small."""
 
 
 class NeuronSelectivity(LayerMethod, frozen=True, extra="forbid"):
