@@ -78,10 +78,7 @@ class TestTerm:
         found = term(observation(student=logits[0], teacher=logits[1], student_maps=mine, teacher_maps=theirs))
         stages = ["layer1", "layer2", "layer3"]
         edges = [squared_error(edge_lengths(mine[each]), edge_lengths(theirs[each])) for each in mine]
-        moves = [
-            squared_error(moved(mine[a], mine[b]), moved(theirs[a], theirs[b]))
-            for a, b in pairwise(stages)
-        ]
+        moves = [squared_error(moved(mine[a], mine[b]), moved(theirs[a], theirs[b])) for a, b in pairwise(stages)]
         assert list(mine) == [*stages, "linear:input"]
         gaps = [squared_gap(*rows) for rows in zip(logits[0].tolist(), logits[1].tolist(), strict=True)]
         expected = 0.1 * sum(gaps) / 20 + 5 * sum(map(float, edges)) / 4 + 5 * sum(map(float, moves)) / 2
