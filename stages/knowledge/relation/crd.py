@@ -13,7 +13,7 @@ from ..pair import Match, Pair
 
 
 class Contrast(Method, frozen=True, extra="forbid"):
-    """Telling a sample's own features in the other network from those of other samples, both ways.
+    """Each sample's features in the teacher, to be told from those of other samples, and the other way round.
 
     Keeps what both networks last gave for every training sample, so it needs 2·M·`width` numbers for M samples, and a
     step takes B·M·`width` operations for a batch of B. Linear layers, dropped afterwards, make features of one width.
