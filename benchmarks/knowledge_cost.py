@@ -43,7 +43,7 @@ class Trained:
         self._model: nn.Module = student.build().to(memory_format=torch.channels_last)
         self._context = context
         self._objective = DistillationObjective(
-            Distillation(knowledge=(method,)), self._model, student, context, live=True
+            Distillation(knowledge=(method,)), self._model, student, context, rehearsal=True
         )
         parameters = [*self._model.parameters(), *self._objective.parameters()]
         self._optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)

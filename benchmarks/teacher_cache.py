@@ -38,7 +38,7 @@ class Variant:
         torch.manual_seed(0)
         self._model = blueprint.build().to(memory_format=torch.channels_last).train()
         settings = Distillation.model_validate({"knowledge": knowledge})
-        self._objective = DistillationObjective(settings, self._model, blueprint, context, live=live)
+        self._objective = DistillationObjective(settings, self._model, blueprint, context, rehearsal=live)
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
         self._context = context
         self._order = torch.randperm(len(context.data.train), generator=torch.Generator().manual_seed(0))

@@ -123,7 +123,7 @@ def learn(
         return
     if context.teacher is None:
         return
-    objective = DistillationObjective(training, model, blueprint, context, live=True).to(context.device).train()
+    objective = DistillationObjective(training, model, blueprint, context, rehearsal=True).to(context.device).train()
     index = torch.arange(min(REHEARSED, len(context.data.train)))
     batch = context.data.train.batch(index, view=context.data.view(context.seed, 0))
     objective.terms(deepcopy(model).train(), context.to_device(batch), Moment(0, 1, 0))
@@ -143,11 +143,18 @@ class DistillationObjective(Objective):
     """The task's loss and the terms of a `knowledge:` list, each weighted."""
 
     def __init__(
-        self, settings: Distillation, model: nn.Module, blueprint: Blueprint, context: Context, *, live: bool = False
+        self,
+        settings: Distillation,
+        model: nn.Module,
+        blueprint: Blueprint,
+        context: Context,
+        *,
+        rehearsal: bool = False,
     ) -> None:
+        """For a rehearsal, every term has its full weight at any moment, and teachers run live."""
         super().__init__()
         self._task_weight = settings.balanced_task_weight
-        self._live = live
+        self._rehearsal = rehearsal
         self._settings = settings
         self._context = context
         self._teachers = tuple(self._chosen_teachers())
@@ -217,7 +224,10 @@ class DistillationObjective(Objective):
         What a method trains for itself, such as peers, is a term of its own, which no weight multiplies.
         """
         context = self._context
-        weights = {entry.name: entry.method.weight_at(moment.progress) for entry in self._entries}
+        weights = {
+            entry.name: entry.method.weight if self._rehearsal else entry.method.weight_at(moment.progress)
+            for entry in self._entries
+        }
         active = [entry for entry in self._entries if weights[entry.name]]
         with context.autocast():
             student = outputs_of(model, batch.inputs, _taps(active, "student"))
@@ -244,7 +254,7 @@ class DistillationObjective(Objective):
         for number, teacher in enumerate(self._teachers if learning else ()):
             taps = {match.teacher for entry in learning for match in entry.terms[number].matches}
             outputs = (
-                teacher.live_outputs(batch, taps, context) if self._live else teacher.outputs(batch, taps, context)
+                teacher.live_outputs(batch, taps, context) if self._rehearsal else teacher.outputs(batch, taps, context)
             )
             again = self._look_again(model, teacher, batch)
             yield Observation(batch, moment, student, outputs, model, teacher.model(context), again)

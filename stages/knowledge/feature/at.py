@@ -15,14 +15,15 @@ class AttentionTransfer(LayerMethod, frozen=True, extra="forbid"):
     """Where the teacher's maps are strong, summed over the channels.
 
     The paper writes the norm of the difference; its official code, which this follows, the mean of its squares over
-    the places. Both sum over the layers, with a weight of 1000: of three layers, 3000 times their mean.
+    the places. Both sum over the layers; the mean over them with the same weight of 1000 is that of the
+    Knowledge-Distillation-Zoo. The smaller the maps, the more it counts.
     """
 
     source = "AT, Zagoruyko & Komodakis 2017, arXiv 1612.03928"
 
     p: Annotated[float, Field(ge=1)] = 2.0
     """The power of the activations: the higher, the more the strongest channel of each place counts."""
-    weight: Annotated[float, Field(gt=0)] = 3000.0
+    weight: Annotated[float, Field(gt=0)] = 1000.0
 
     def term(self, pair: Pair) -> Term:
         """For maps of any channels and sizes, or tokens that are a square grid of patches; nothing is trained."""

@@ -64,7 +64,7 @@ def tried(method: str, student: nn.Module, blueprint: Blueprint, context: Contex
     """One step's terms, or why the method cannot serve."""
     settings = Distillation.model_validate({"knowledge": [method]})
     try:
-        objective = DistillationObjective(settings, student, blueprint, context, live=True)
+        objective = DistillationObjective(settings, student, blueprint, context, rehearsal=True)
     except StageError as error:
         return str(error)
     return objective.terms(student.train(), context.data.train.batch(torch.arange(12)), Moment(5, 10, 1))

@@ -29,7 +29,7 @@ in the second half of a training."""
 
 def objective_for(method: str, student: Artifact, teacher: Artifact, context: Context) -> DistillationObjective:
     settings = Distillation.model_validate({"knowledge": [{method: LIVELY.get(method, {})}]})
-    return DistillationObjective(settings, student.model, student.blueprint, context, live=True)
+    return DistillationObjective(settings, student.model, student.blueprint, context, rehearsal=True)
 
 
 def some(context: Context, count: int = 32) -> Batch:

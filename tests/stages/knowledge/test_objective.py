@@ -155,6 +155,17 @@ class TestWeights:
 
 
 class TestRehearsal:
+    def test_runs_terms_that_a_training_would_begin_without(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context(Teacher(new_artifact(width=16)))
+        settings = Distillation.model_validate({"knowledge": [{"hint": {"warmup": 0.5, "until": 0.6}}]})
+        batch, student = context.data.train.batch(torch.arange(8)), new_artifact()
+        for rehearsal in (True, False):
+            objective = DistillationObjective(settings, student.model, student.blueprint, context, rehearsal=rehearsal)
+            found = objective.terms(deepcopy(student.model), batch, Moment(0, 10, 0))["hint"]
+            assert bool(found > 0) == rehearsal
+
     def test_finds_a_pair_that_a_method_cannot_serve_without_training(
         self, new_artifact: NewArtifact, new_context: NewContext
     ) -> None:
