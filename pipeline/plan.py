@@ -109,7 +109,7 @@ class Plan:
     def teacher_of(self, artifact: Artifact, runs: Path | None = None) -> Teacher:
         """The run's teacher; its stored outputs lie where the recipe says, else among the `runs`, else in memory."""
         settings = self.recipe.teacher.cache
-        folder = None if runs is None else runs / "teacher-cache"
+        folder = None if runs is None else runs / ".teacher-cache"
         return Teacher(artifact, settings, self.directory / settings.path if settings.path else folder)
 
     def initial_artifact(self) -> Artifact:

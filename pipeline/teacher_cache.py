@@ -52,7 +52,7 @@ class CacheSettings(BaseModel):
     memory_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
     """Outputs are held in memory up to this size, and read from mapped files beyond it."""
     path: Path | None = None
-    """The folder; a relative path starts at the recipe's. By default `teacher-cache` beside the runs."""
+    """The folder; a relative path starts at the recipe's. By default `.teacher-cache` beside the runs."""
 
 
 @dataclass
