@@ -200,7 +200,10 @@ class _Training:
         self._pending: list[dict[str, Tensor]] = []
         self._gradient_looks = _spread(schedule.epochs, GRADIENT_LOOKS)
         self._gradient_shares: dict[str, float] | None = None
-        self._first_point = len(context.journal.curve)
+        curve = context.journal.curve
+        self._first_point = len(curve)
+        # A step that trains several times, as generations do, has one curve.
+        self._epochs_before = curve[-1].epoch if curve else 0.0
         self._epochs_before = context.journal.curve[-1].epoch if context.journal.curve else 0.0
 
     def _new_optimizer(self) -> torch.optim.SGD:

@@ -122,6 +122,12 @@ class TestFit:
         assert [point.epoch for point in context.journal.curve] == [1.0, 2.0, 3.0]
         assert all(point.validation is not None for point in context.journal.curve)
 
+    def test_trainings_of_one_step_share_a_curve(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context()
+        for name in ("generation-1", "generation-2"):
+            fit(deepcopy(new_artifact().model), TaskObjective(context), Schedule(epochs=2), context, name=name)
+        assert [point.epoch for point in context.journal.curve] == [1.0, 2.0, 3.0, 4.0]
+
     def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_checkpoint(
         self, new_artifact: NewArtifact, new_context: NewContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
