@@ -204,7 +204,6 @@ class _Training:
         self._first_point = len(curve)
         # A step that trains several times, as generations do, has one curve.
         self._epochs_before = curve[-1].epoch if curve else 0.0
-        self._epochs_before = context.journal.curve[-1].epoch if context.journal.curve else 0.0
 
     def _new_optimizer(self) -> torch.optim.SGD:
         matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
