@@ -52,7 +52,7 @@ def multi_level(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T²·KL + ‖P_tᵀP_t - P_sᵀP_s‖²/C + ‖P_tP_tᵀ - P_sP_sᵀ‖²/B, logits (B, C) in, a scalar out. Jin et al. 2023.
 
     P is the softmax at T, the norm Frobenius's. The official code also masks confident samples and classes, without
-    effect on most terms, and leaves the strong view out of some; the paper has neither.
+    effect on most terms, and leaves the strong view out of some; here all terms take all samples of both views.
     """
     mine, theirs = functional.softmax(student / temperature, dim=1), functional.softmax(teacher / temperature, dim=1)
     samples, classes = mine.shape
