@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from potstill.export.bench import TargetBench
 from potstill.export.deliver import build_engine, measure_engine
 from potstill.export.machine import machine_facts
 from potstill.export.onnx_file import OnnxMetadata
@@ -57,6 +58,7 @@ def main() -> None:
             directory=folder,
             teacher=Teacher(artifact),
             artifacts={},
+            bench=TargetBench(OnnxRuntimeTarget(), data),
         )
         quantized = Quantize.model_validate({"recover": {"epochs": 0}}).run(artifact, context)
         metadata = OnnxMetadata(recipe_hash="", stage="benchmark", classes=data.classes)

@@ -19,7 +19,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from potstill.export.bench import TargetBench
 from potstill.export.machine import machine_facts
+from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, Split
@@ -115,6 +117,7 @@ def main() -> None:
             directory=Path(scratch),
             teacher=None,
             artifacts={},
+            bench=TargetBench(OnnxRuntimeTarget(), data),
         )
         for (teacher, student), names in _by_pair(arguments.methods).items():
             made = Artifact(model=blueprint(teacher).build().eval(), blueprint=blueprint(teacher))

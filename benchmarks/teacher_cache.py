@@ -16,7 +16,9 @@ from pathlib import Path
 
 import torch
 
+from potstill.export.bench import TargetBench
 from potstill.export.machine import machine_facts
+from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.journal import Journal
@@ -95,6 +97,7 @@ def main() -> None:
             directory=Path(scratch),
             teacher=Teacher(Artifact(model=teacher.eval(), blueprint=blueprint(56)), None, Path(scratch)),
             artifacts={},
+            bench=TargetBench(OnnxRuntimeTarget(), data),
         )
         alone = Variant([], student, context)
         live = Variant(["kd"], student, context, live=True)

@@ -9,20 +9,30 @@ import torch
 from pydantic import Field, JsonValue
 
 from ..pipeline.artifact import Artifact
+from ..pipeline.blueprint import layer_sizes
 from ..pipeline.data import Dataset
 from ..pipeline.errors import ExportError
 from ..pipeline.files import write_atomically
 from ..pipeline.fingerprints import fingerprint, sha256_of
 from ..pipeline.task import Task
 from .audit import demand_share
+from .diagnosis import diagnosis
 from .engine import Array
 from .latency import compare
-from .measurement import Accuracy, Audit, EngineMeasurement, Parity, Value
+from .measurement import Accuracy, Audit, Comparison, EngineMeasurement, Parity, Value
 from .onnx_file import OUTPUT, OnnxMetadata, exported
 from .parity import demand_parity, numpy_inputs, parity_of
 from .target import INT8, Target
 
-__all__ = ["BuiltEngine", "OnnxMetadata", "build_engine", "measure_engine", "rehearse_engine"]
+__all__ = [
+    "BuiltEngine",
+    "OnnxMetadata",
+    "build_engine",
+    "compare_engines",
+    "diagnose",
+    "measure_engine",
+    "rehearse_engine",
+]
 
 RECORD = "engine.json"
 
@@ -125,6 +135,22 @@ def measure_engine(
         parity=built.parity,
         audit=built.audit,
     )
+
+
+def compare_engines(built: BuiltEngine, before: BuiltEngine, target: Target, data: Dataset) -> Comparison:
+    """An engine timed in turns with the one of the step before, at the target's first batch size."""
+    batch = target.batch[0]
+    return compare(target, built.path, before.path, {batch: _inputs(data, batch)}).comparisons[0]
+
+
+def diagnose(
+    built: BuiltEngine, before: BuiltEngine, target: Target, data: Dataset, artifact: Artifact
+) -> tuple[str, ...]:
+    """Why the engine of `artifact` is not faster than the one before, by both engines' profiles."""
+    inputs = _inputs(data, target.batch[0])
+    widths = {path: size.out_channels for path, size in layer_sizes(artifact.model).items()}
+    was, is_now = (target.operator_times(engine.path, inputs) for engine in (before, built))
+    return diagnosis(was, is_now, widths, built.audit)
 
 
 def _inputs(data: Dataset, batch: int) -> dict[str, Array]:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-Verdict = Literal["faster", "slower", "no significant difference"]
+from ..pipeline.bench import Verdict
 
 P99_SAMPLES = 1000
 """Below this a 99th percentile hangs on fewer than ten samples, and is not given."""
@@ -104,6 +104,27 @@ class Comparison(Value):
     verdict: Verdict
     baseline: Latency
     candidate: Latency
+
+
+class OperatorTime(Value):
+    """One operator of the graph that a runtime runs, in the runtime's own profile."""
+
+    layer: str
+    """The module path it came from; empty for operators that the runtime put in itself."""
+    operator: str
+    """As the runtime calls it, such as ``QLinearConv``."""
+    ms: float
+    """The median of its calls. Profiling slows small operators down: for shares, not for latencies."""
+
+
+class Gate(Value):
+    """A step's engine beside the one of the step before, and why it is not faster where it is not."""
+
+    comparison: Comparison
+    compresses: bool
+    """Whether the step is there to make the engine faster or smaller."""
+    diagnosis: tuple[str, ...]
+    """Sentences; empty where the engine is faster, and for steps that do not compress."""
 
 
 class Parity(Value):

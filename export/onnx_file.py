@@ -42,11 +42,7 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
     give equal bytes: names are counted anew and nothing of this machine is in the file. Raises ExportError when the
     exporter or the ONNX checker refuses the model, or when int8 is asked of an artifact that is not quantized.
     """
-    model = _from_torch(_graph(artifact, precision, inputs), inputs)
-    graph = model.graph
-    _strip(model)
-    _free_batch(graph)
-    _rename(graph)
+    model = _normalized(_graph(artifact, precision, inputs), inputs)
     for key, value in (
         ("recipe_hash", metadata.recipe_hash),
         ("stage", metadata.stage),
@@ -55,6 +51,22 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
     ):
         model.metadata_props.add(key=f"potstill.{key}", value=value)
     check(model)
+    return model
+
+
+def exported_layer(layer: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
+    """A float layer by itself, for timing: no metadata, otherwise as `exported`."""
+    model = _normalized(capture(layer, inputs), inputs)
+    check(model)
+    return model
+
+
+def _normalized(graph: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
+    """Exported by torch, without its notes and numbers, the batch free."""
+    model = _from_torch(graph, inputs)
+    _strip(model)
+    _free_batch(model.graph)
+    _rename(model.graph)
     return model
 
 

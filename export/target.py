@@ -1,18 +1,19 @@
 """Where a model is to run, as a recipe says it: a runtime, a device, precisions and batch sizes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from ..pipeline.registry import discovered
-from .measurement import Audit
+from .measurement import Audit, OperatorTime
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from .engine import Engine
+    from .engine import Array, Engine
 
 FLOAT, INT8 = "fp32", "int8"
 
@@ -67,6 +68,10 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     @abstractmethod
     def open(self, file: Path) -> "Engine":
         """The engine in a file that `build` wrote, not yet entered."""
+
+    @abstractmethod
+    def operator_times(self, file: Path, inputs: "Mapping[str, Array]") -> tuple[OperatorTime, ...]:
+        """How long every operator of the graph that the runtime really runs takes, by its own profile."""
 
     @abstractmethod
     def audit(self, file: Path) -> Audit:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
+from ..export.bench import TargetBench
+from ..export.machine import machine_facts
 from ..stages.stage import Context, Stage
 from .artifact import Artifact
 from .blueprint import Blueprint
@@ -158,9 +160,15 @@ class Plan:
             number += 1
         for stage in self.recipe.stages:
             sources = [source_sha256(resolve(each, self.directory)) for each in _python_models(stage)]
-            current = fingerprint(current, stage.model_dump(mode="json"), *sources)
+            current = fingerprint(current, stage.model_dump(mode="json"), *sources, *self._measured_on(stage))
             yield Step(number, stage.step_name, stage, current)
             number += 1
+
+    def _measured_on(self, stage: Stage) -> Iterator[JsonValue]:
+        """What else the artifact of a stage depends on that times engines before it decides."""
+        if stage.decides_by_engine:
+            target = self.recipe.targets[0]
+            yield from (target.build_settings(), target.measure_settings(), machine_facts().identity())
 
     def context(
         self,
@@ -185,6 +193,7 @@ class Plan:
             directory=self.directory,
             teacher=teacher,
             artifacts=artifacts,
+            bench=TargetBench(self.recipe.targets[0], self.data),
         )
 
     @cached_property

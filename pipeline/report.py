@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from ..export.measurement import Comparison, EngineMeasurement, Machine, Value
+from ..export.measurement import Comparison, EngineMeasurement, Gate, Machine, Value
 from .differences import AccuracyChange, Speedup, accuracy_change, speedup_between
 from .errors import UsageError
 from .journal import CurvePoint as CurvePoint
@@ -36,6 +36,8 @@ class StepReport(Value):
     curve: tuple[CurvePoint, ...]
     engine: EngineMeasurement
     """The int8 engine once the artifact is quantized, the fp32 engine before that."""
+    gate: Gate | None = None
+    """Beside the step before; None for the first step, and in reports of older versions."""
 
     @field_validator("engine")
     @classmethod
@@ -150,14 +152,16 @@ class Report(Value):
         first, *others = self.steps
         rows = [Earned(first, None, None, None, None, None, None)]
         for before, step in zip(self.steps, others, strict=False):
-            # Of the step after the teacher, the measured comparison itself is the better answer.
-            direct = Speedup(step.timing.ratio, step.timing.interval, step.timing.verdict)
+            # Timed in turns with the step before, where that was done: the better answer than a quotient.
+            direct = step.timing if before is first else step.gate.comparison if step.gate else None
             rows.append(
                 Earned(
                     step=step,
                     accuracy=accuracy_change(before.engine.accuracy, step.engine.accuracy),
                     accuracy_since_teacher=accuracy_change(first.engine.accuracy, step.engine.accuracy),
-                    speedup=direct if before is first else speedup_between(before.timing, step.timing),
+                    speedup=speedup_between(before.timing, step.timing)
+                    if direct is None
+                    else Speedup(direct.ratio, direct.interval, direct.verdict),
                     file_ratio=_quotient(before.engine.file_bytes, step.engine.file_bytes),
                     parameters_ratio=_quotient(before.parameters, step.parameters),
                     macs_ratio=_quotient(before.macs, step.macs),

@@ -9,9 +9,16 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from ..export.deliver import BuiltEngine, OnnxMetadata, build_engine, measure_engine
+from ..export.deliver import (
+    BuiltEngine,
+    OnnxMetadata,
+    build_engine,
+    compare_engines,
+    diagnose,
+    measure_engine,
+)
 from ..export.machine import machine_facts
-from ..export.measurement import EngineMeasurement
+from ..export.measurement import Comparison, EngineMeasurement, Gate
 from ..export.target import Target
 from .artifact import Artifact
 from .cost import macs, num_parameters
@@ -103,6 +110,7 @@ class _Run:
         reports: list[StepReport] = []
         artifact = self._plan.initial_artifact()
         last: _Finished | None = None
+        before: _Finished | None = None
         baselines: dict[str, BuiltEngine] = {}
         for step in self._plan.steps(until):
             last = self._made(step, artifact)
@@ -111,7 +119,8 @@ class _Run:
             if self._teacher is None:
                 self._teacher = self._plan.teacher_of(artifact, self._files.path.parent)
                 baselines = {target.label: self._built(last, target, "fp32") for target in self._recipe.targets}
-            reports.append(self._reported(last, baselines))
+            reports.append(self._reported(last, before, baselines))
+            before = last
         assert last is not None  # a plan has at least one step
         engines = self._all_engines(last, baselines)
         return self._saved(tuple(reports), engines)
@@ -179,11 +188,43 @@ class _Run:
     def _export_code(self) -> str:
         return code_fingerprint("export")
 
-    def _reported(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> StepReport:
-        """A step with the numbers of its engine for the first target: int8 once the artifact is quantized."""
+    def _gate(self, last: _Finished, before: _Finished, timing: Comparison, baseline: BuiltEngine) -> Gate:
+        """The step's engine beside that of the step before; with the diagnosis where a compression did not pay."""
         target = self._recipe.targets[0]
-        quantized = last.artifact.quantization is not None and "int8" in target.precision
-        engine = self._measured(last, target, "int8" if quantized else "fp32", baselines[target.label])
+        engine, previous = (self._built(each, target, self._precision(each)) for each in (last, before))
+        part = f"{last.step.folder}/{target.slug}-gate"
+        identity = machine_facts().identity()
+        made_from = fingerprint(
+            engine.fingerprint, previous.fingerprint, target.measure_settings(), identity, self._export_code
+        )
+        found = self._files.state(part, made_from)
+        if isinstance(found, Reuse):
+            return Gate.model_validate_json((found.path / "gate.json").read_bytes())
+        with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
+            beside = timing
+            if previous.fingerprint != baseline.fingerprint:
+                self._progress.say(f"{last.step.folder}: measures beside {before.step.folder}")
+                beside = compare_engines(engine, previous, target, self._data)
+            compresses = last.step.stage is not None and last.step.stage.compresses
+            reasons = (
+                diagnose(engine, previous, target, self._data, last.artifact)
+                if compresses and beside.verdict != "faster"
+                else ()
+            )
+            gate = Gate(comparison=beside, compresses=compresses, diagnosis=reasons)
+            (folder / "gate.json").write_text(gate.model_dump_json(indent=1))
+        return gate
+
+    def _precision(self, last: _Finished) -> str:
+        """Of the engine that a step is judged by: int8 once the artifact is quantized."""
+        quantized = last.artifact.quantization is not None and "int8" in self._recipe.targets[0].precision
+        return "int8" if quantized else "fp32"
+
+    def _reported(self, last: _Finished, before: _Finished | None, baselines: dict[str, BuiltEngine]) -> StepReport:
+        """A step with the numbers of its engine for the first target."""
+        target = self._recipe.targets[0]
+        baseline = baselines[target.label]
+        engine = self._measured(last, target, self._precision(last), baseline)
         return StepReport(
             name=last.step.folder,
             stage=last.step.stage.stage if last.step.stage else TEACHER,
@@ -194,6 +235,7 @@ class _Run:
             facts=last.journal.facts,
             curve=tuple(last.journal.curve),
             engine=engine,
+            gate=None if before is None else self._gate(last, before, engine.latency[0], baseline),
         )
 
     def _all_engines(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:

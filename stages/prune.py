@@ -4,19 +4,21 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from math import ceil
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 from torch import nn
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import layer_sizes
 from ..pipeline.errors import StageError
+from .acceptance import Accept, accepted
 from .pruning.groups import Criterion, Grouping, channel_groups
+from .pruning.latency import Trial, best_of, trials_for
 from .pruning.proof import prove
 from .pruning.search import Cut, Search, blocks
 from .pruning.selection import ignored_paths
-from .recovery import Recovery, recover
+from .recovery import Recovery, calibrated_anew, recover
 from .stage import Context, Stage
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -33,6 +35,9 @@ class Budget(BaseModel):
     """Of the multiply-accumulates of all convolutions and linear layers."""
     parameters: Share | None = None
     """Of the elements of all parameters."""
+    latency: Share | None = None
+    """Of the measured p50 of the engine for the first target, at its first batch size; fp32 unless the model is already
+    quantized. Found by building and timing engines, about log2 of the number of blocks of channels."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -40,7 +45,8 @@ class Budget(BaseModel):
         if len(given) != 1:
             said = " and ".join(given) or "none"
             raise ValueError(
-                f"give exactly one of `channels`, `macs` and `parameters`, such as `keep: {{macs: 0.5}}`; given: {said}"
+                "give exactly one of `channels`, `macs`, `parameters` and `latency`, such as `keep: {macs: 0.5}`; "
+                f"given: {said}"
             )
         return self
 
@@ -61,6 +67,8 @@ class Budget(BaseModel):
 class Prune(Stage, frozen=True, extra="forbid"):
     """Cut the least important channels until a budget of MACs, parameters or channels is met, and distil again."""
 
+    compresses: ClassVar[bool] = True
+
     stage: Literal["prune"] = "prune"  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe
     keep: Budget
     """What may be left, such as `{macs: 0.5}`."""
@@ -70,6 +78,8 @@ class Prune(Stage, frozen=True, extra="forbid"):
     """Channel counts are cut to multiples of this, which kernels run fuller on; a layer keeps at least as many."""
     ignore: tuple[str, ...] = ()
     """Patterns of module paths that lose no output channels, such as `layer1.*`."""
+    accept: Accept = "always"
+    """`faster` or `smaller` undoes the cut where the engine is not, beyond noise, what is said here."""
     recover: Recovery = Recovery(epochs=1)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
@@ -82,23 +92,60 @@ class Prune(Stage, frozen=True, extra="forbid"):
         model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
         grouping = self._grouping(model, context)
         search = Search(model, inputs, grouping, blocks(grouping.groups, self.round_to))
-        found = search.smallest(self.keep.measure, self.keep.share)
-        if found is None:
-            raise StageError(self._out_of_reach(search, grouping))
+        found = self._found(search, grouping, artifact, context)
         prove(model, found.model, found.kept, inputs)
         self._record(model, search, found, grouping, context)
-        blueprint = artifact.blueprint.with_edit(found.edit)
-        return recover(replace(artifact, model=found.model, blueprint=blueprint), self.recover, context)
+        pruned = self._with(found, artifact)
+        if not accepted(artifact, pruned, self.accept, context):
+            return artifact
+        return recover(pruned, self.recover, context)
+
+    @property
+    def decides_by_engine(self) -> bool:
+        """With a budget of latency, or when the engine has to be faster."""
+        return self.keep.measure == "latency" or self.accept != "always"
 
     def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Those that teach while it recovers."""
         return self.recover.named_teachers("recover")
 
     def untrained(self) -> Self:
-        """The same budget by weights alone, not trained on."""
+        """The same budget by weights alone, not trained on; one of latency, which takes minutes, as one of MACs."""
         criterion = "l2" if self.criterion == "taylor" else self.criterion
+        keep = Budget(macs=self.keep.share) if self.keep.measure == "latency" else self.keep
         recovery = self.recover.model_copy(update={"epochs": 0})
-        return self.model_copy(update={"criterion": criterion, "recover": recovery})
+        return self.model_copy(update={"criterion": criterion, "keep": keep, "accept": "always", "recover": recovery})
+
+    def _found(self, search: Search, grouping: Grouping, artifact: Artifact, context: Context) -> Cut:
+        """The cut that meets the budget. Raises StageError where none does."""
+        if self.keep.measure == "latency":
+            return self._found_by_engine(search, grouping, artifact, context)
+        found = search.smallest(self.keep.measure, self.keep.share)
+        if found is None:
+            raise StageError(self._out_of_reach(search, grouping))
+        return found
+
+    def _found_by_engine(self, search: Search, grouping: Grouping, artifact: Artifact, context: Context) -> Cut:
+        def measure() -> JsonValue:
+            with context.bench.beside(artifact) as beside:
+                made = trials_for(
+                    self.keep.share,
+                    search.num_blocks,
+                    lambda count: beside(calibrated_anew(self._with(search.cut(count), artifact), context)),
+                )
+            return [trial.model_dump() for trial in made]
+
+        context.progress.say(f"{self.step_name}: builds and times engines for {context.bench.label}")
+        trials = TypeAdapter(list[Trial]).validate_python(context.decided("latency", measure))
+        context.journal.fact("timed on", context.bench.label)
+        context.journal.fact("engines timed", [trial.model_dump() for trial in trials])
+        best = best_of(trials, self.keep.share)
+        if best is None:
+            raise StageError(self._too_slow(trials, grouping, context))
+        return search.cut(best.blocks_removed)
+
+    def _with(self, found: Cut, artifact: Artifact) -> Artifact:
+        return replace(artifact, model=found.model, blueprint=artifact.blueprint.with_edit(found.edit))
 
     def _grouping(self, model: nn.Module, context: Context) -> Grouping:
         """The channels that can be cut. Raises StageError for a model without any; says which layers are left alone."""
@@ -121,15 +168,29 @@ class Prune(Stage, frozen=True, extra="forbid"):
 
     def _out_of_reach(self, search: Search, grouping: Grouping) -> str:
         if search.num_blocks == 0:
-            return (
-                f"{self.step_name}: no layer that can be pruned has more than `round_to: {self.round_to}` channels, "
-                f"and so many always stay{_reasons(grouping)}. Mend: lower `round_to`, or drop the stage"
-            )
+            return self._no_blocks(grouping)
         reached = search.cut(search.num_blocks).cost.share_of(search.uncut)[self.keep.measure]
         return (
             f"{self.step_name}: cannot get down to {self.keep.share:.1%} of the {self.keep.measure}: with only "
             f"{self.round_to} channels left wherever channels can go, {reached:.1%} remain{_reasons(grouping)}. "
             f"Mend: `keep: {{{self.keep.measure}: {ceil(reached * 1000) / 1000}}}` or more, or a lower `round_to`"
+        )
+
+    def _too_slow(self, trials: list[Trial], grouping: Grouping, context: Context) -> str:
+        if not trials:
+            return self._no_blocks(grouping)
+        reached = min(trial.share for trial in trials)
+        return (
+            f"{self.step_name}: cannot get down to {self.keep.share:.1%} of the engine's latency "
+            f"({context.bench.label}): with only {self.round_to} channels left wherever channels can go, "
+            f"{reached:.1%} remain, since every operator has a cost of its own{_reasons(grouping)}. "
+            f"Mend: `keep: {{latency: {ceil(reached * 100) / 100}}}` or more, a lower `round_to`, or fewer layers"
+        )
+
+    def _no_blocks(self, grouping: Grouping) -> str:
+        return (
+            f"{self.step_name}: no layer that can be pruned has more than `round_to: {self.round_to}` channels, "
+            f"and so many always stay{_reasons(grouping)}. Mend: lower `round_to`, or drop the stage"
         )
 
     def _record(self, model: nn.Module, search: Search, found: Cut, grouping: Grouping, context: Context) -> None:

@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.processor import has_int8_dot_product
 from ..pipeline.quantization import Quantization
+from .acceptance import Accept, accepted
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
 
 class Quantize(Stage, frozen=True, extra="forbid"):
     """Fold batch norms, place int8 quantizers, calibrate them, and distil the teacher under them."""
+
+    compresses: ClassVar[bool] = True
 
     stage: Literal["quantize"] = "quantize"
     scheme: Literal["int8"] = "int8"
@@ -23,6 +26,9 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     """7 keeps x86 kernels without VNNI from saturating; `auto` is 8 where this processor has it, else 7."""
     calibration: Annotated[int, Field(ge=1)] = 256
     """Training samples looked at to find the activations' ranges."""
+    accept: Accept = "always"
+    """`faster` or `smaller` leaves the model in float where the calibrated engine is not, beyond noise, what is said
+    here."""
     recover: Recovery = Recovery(epochs=1)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
@@ -35,11 +41,18 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         placeholder = Quantization(weight_bits=self._bits, weights=(), activations={})
         blueprint = artifact.blueprint.with_edit(edit) if edit.layers else artifact.blueprint
         folded = replace(artifact, model=model, blueprint=blueprint, quantization=placeholder)
+        if not accepted(artifact, folded, self.accept, context, self.calibration):
+            return artifact
         quantized = recover(folded, self.recover, context, samples=self.calibration)
         assert quantized.quantization is not None
         context.journal.fact("quantized weights", len(quantized.quantization.weights))
         context.journal.fact("quantized activations", len(quantized.quantization.activations))
         return quantized
+
+    @property
+    def decides_by_engine(self) -> bool:
+        """When the engine has to be faster or smaller."""
+        return self.accept != "always"
 
     @property
     def _bits(self) -> Literal[7, 8]:
@@ -56,7 +69,8 @@ class Quantize(Stage, frozen=True, extra="forbid"):
 
     def untrained(self) -> Self:
         """The same quantizers, calibrated only."""
-        return self.model_copy(update={"recover": self.recover.model_copy(update={"epochs": 0}), "calibration": 8})
+        recovery = self.recover.model_copy(update={"epochs": 0})
+        return self.model_copy(update={"recover": recovery, "calibration": 8, "accept": "always"})
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:
         """A model is quantized once."""

@@ -38,14 +38,24 @@ def recover(artifact: Artifact, recovery: Recovery, context: Context, *, samples
     return replace(artifact, model=model)
 
 
-def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int) -> Artifact:
-    from ..pipeline.fake_quantization import fake_quantized, quantization_of
+def calibrated_anew(artifact: Artifact, context: Context, samples: int = 256) -> Artifact:
+    """The artifact as an engine is built from it before it is trained on: a quantized one with fresh grids."""
+    if artifact.quantization is None:
+        return artifact
     from .quantization.calibration import calibrated
 
-    assert artifact.quantization is not None
-    quantization = calibrated(artifact.model, artifact.quantization.weight_bits, context, samples)
+    bits = artifact.quantization.weight_bits
+    return replace(artifact, quantization=calibrated(artifact.model, bits, context, samples))
+
+
+def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int) -> Artifact:
+    from ..pipeline.fake_quantization import fake_quantized, quantization_of
+
+    artifact = calibrated_anew(artifact, context, samples)
+    quantization = artifact.quantization
+    assert quantization is not None
     if recovery.epochs == 0:
-        return replace(artifact, quantization=quantization)
+        return artifact
     student = fake_quantized(artifact.model, quantization, context.data.example())
     learn(artifact.model, recovery, artifact.blueprint, context, name="recover", through=student)
     model = deepcopy(artifact.model)

@@ -1,15 +1,18 @@
 """What every stage is, and what it is given."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
 from ..pipeline.artifact import Artifact
+from ..pipeline.bench import Bench
 from ..pipeline.errors import StageError
+from ..pipeline.files import write_atomically
 from ..pipeline.teacher import Teacher
 from ..pipeline.training import TrainingContext
 
@@ -24,6 +27,21 @@ class Context(TrainingContext):
     """The run's frozen teacher; None while the run is still making it."""
     artifacts: Mapping[str, Artifact]
     """The artifacts of the earlier steps, by step name."""
+    bench: Bench
+    """Times engines for the run's first target while the stage decides."""
+
+    def decided(self, name: str, decide: Callable[[], JsonValue]) -> JsonValue:
+        """What `decide` returns, kept beside the step's checkpoints under `name`.
+
+        A measurement comes out a little different each time; a step that goes on after a kill must go on with what it
+        had decided, or its checkpoints would not fit.
+        """
+        file = self.checkpoints / f"{name}.json"
+        if file.exists():
+            return json.loads(file.read_bytes())
+        decision = decide()
+        write_atomically(file, json.dumps(decision).encode())
+        return decision
 
     def require_teacher(self) -> Teacher:
         """The teacher, or a StageError for a stage that came before there was one."""
@@ -49,6 +67,14 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     def step_name(self) -> str:
         """The name of the step: `name` where given, else the stage's."""
         return self.name or self.stage
+
+    compresses: ClassVar[bool] = False
+    """Whether it is there to make the engine faster or smaller, which the report then holds it to."""
+
+    @property
+    def decides_by_engine(self) -> bool:
+        """Whether its artifact depends on what engines were measured to be: on target and machine."""
+        return False
 
     @abstractmethod
     def run(self, artifact: Artifact, context: Context) -> Artifact:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.export.bench import TargetBench
+from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
@@ -95,6 +97,7 @@ def new_context(data: Dataset, tmp_path: Path) -> Callable[..., Context]:
             directory=tmp_path,
             teacher=teacher,
             artifacts={},
+            bench=TargetBench(OnnxRuntimeTarget(), data),
         )
 
     return make

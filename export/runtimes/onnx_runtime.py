@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import Field
 
 from ...pipeline.errors import ExportError, MissingDependency
 from ..engine import Array, EngineDescription
-from ..measurement import Audit
+from ..measurement import Audit, OperatorTime
 from ..target import Target
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ NUMPY_TYPES = {
     "tensor(int8)": np.int8,
     "tensor(bool)": np.bool_,
 }
+KERNEL = "_kernel_time"
+"""What ONNX Runtime's profile appends to a node's name."""
 FATAL = 4
 """ONNX Runtime's log level for nothing but crashes: what goes wrong is raised as well, and would be said twice."""
 
@@ -55,6 +58,10 @@ class OnnxRuntimeTarget(Target, frozen=True, extra="forbid"):
         """A session on one model file."""
         return Engine(file, device=self.device, threads=self.threads)
 
+    def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:
+        """Medians over the calls of one profiled session."""
+        return operator_times(file, inputs, device=self.device, threads=self.threads)
+
     def audit(self, file: Path) -> Audit:
         """Every layer's precision after ONNX Runtime's own optimisation; raises nothing where the share is low."""
         from ..audit import audited
@@ -73,6 +80,36 @@ def build(model: "ModelProto", folder: Path) -> Path:
     file.write_bytes(written.SerializeToString(deterministic=True))
     with Engine(file):
         return file
+
+
+PROFILED_RUNS = 50
+PROFILE_WARM_UP = 5
+
+
+def operator_times(
+    file: Path, inputs: Mapping[str, Array], *, device: str = "cpu", threads: int = 1
+) -> tuple[OperatorTime, ...]:
+    """Every operator of the optimised graph with the median time of its calls, in the order they run."""
+    from ..origins import Origins
+
+    with TemporaryDirectory() as folder:
+        session = _session(file, device=device, threads=threads, profile=Path(folder) / "profile")
+        for _ in range(PROFILE_WARM_UP + PROFILED_RUNS):
+            session.run(None, dict(inputs))
+        events = json.loads(Path(session.end_profiling()).read_bytes())
+    calls: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(KERNEL):
+            key = (name.removesuffix(KERNEL), str(event["args"]["op_name"]))
+            calls.setdefault(key, []).append(event["dur"] / 1e3)
+    origins = Origins(_loaded(file).graph)
+    return tuple(
+        OperatorTime(
+            layer=origins.layer_of(name, operator), operator=operator, ms=float(np.median(each[PROFILE_WARM_UP:]))
+        )
+        for (name, operator), each in calls.items()
+    )
 
 
 def optimized(file: Path) -> "ModelProto":
@@ -169,7 +206,9 @@ class Engine:
         )
 
 
-def _session(file: Path, *, device: str, threads: int, optimized_file: Path | None = None) -> Any:
+def _session(
+    file: Path, *, device: str, threads: int, optimized_file: Path | None = None, profile: Path | None = None
+) -> Any:
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -177,6 +216,9 @@ def _session(file: Path, *, device: str, threads: int, optimized_file: Path | No
     options.log_severity_level = FATAL
     if optimized_file is not None:
         options.optimized_model_filepath = str(optimized_file)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if not file.is_file():
         raise ExportError(f"there is no engine file {file}; run again to build it")
     try:

@@ -62,6 +62,7 @@ def report_html(report: Report) -> str:
         "report.html.jinja",
         report=report,
         sentence=report_tables.headline_sentence(report),
+        gates=report_tables.gate_sentences(report),
         tiles=list(_tiles(report)) if len(report.steps) > 1 else [],
         headline=report_tables.headline_table(report),
         goals=report_tables.goals_table(report),

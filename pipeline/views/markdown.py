@@ -17,6 +17,8 @@ def report_markdown(report: Report) -> str:
 def _parts(report: Report) -> Iterator[str]:
     yield f"# {escaped(report.name)}"
     yield escaped(report_tables.headline_sentence(report))
+    for sentence in report_tables.gate_sentences(report):
+        yield f"**{escaped(sentence)}**"
     for table in report_tables.tables_of(report):
         yield table_markdown(table)
     engine = engine_tables.audited(report)

@@ -44,6 +44,28 @@ def headline_sentence(report: Report) -> str:
     )
 
 
+def gate_sentences(report: Report) -> tuple[str, ...]:
+    """One for each compression whose engine is not faster than that of the step before, with the reasons found."""
+    return tuple(
+        _gate_sentence(before, step)
+        for before, step in zip(report.steps, report.steps[1:], strict=False)
+        if step.gate is not None and step.gate.compresses and step.gate.comparison.verdict != "faster"
+    )
+
+
+def _gate_sentence(before: StepReport, step: StepReport) -> str:
+    if "undone" in step.facts:
+        return f"{step.name} was undone: {step.facts['undone']}."
+    assert step.gate is not None  # the caller asked
+    beside = step.gate.comparison
+    file = _size_words(before.engine.file_bytes / max(step.engine.file_bytes, 1))
+    reasons = f" Why: {'; '.join(step.gate.diagnosis)}." if step.gate.diagnosis else ""
+    return (
+        f"{step.name} did not make the engine faster: {wording.ratio(beside.ratio)} beside {before.name} "
+        f"({ratio_detail(beside.interval, beside.verdict)}), file {file}.{reasons}"
+    )
+
+
 def headline_table(report: Report) -> Table:
     """Teacher beside final engine, and what became of each measure."""
     headline = report.headline
@@ -130,8 +152,8 @@ def earned_table(report: Report) -> Table:
     )
     batch = report.steps[0].timing.batch
     note = (
-        f"Against the step before, in total against the teacher; latency at batch {batch}. 95 % intervals: of the "
-        "total speedup by bootstrap, of the others by Newcombe's square-and-add rule. "
+        f"Against the step before, in total against the teacher; latency at batch {batch}. 95 % intervals: of "
+        "speedups by bootstrap, both engines timed in turns; of accuracies by Newcombe's square-and-add rule. "
         "“Noise” marks what may be chance."
     )
     if report.steps[0].timing.verdict != NO_CHANGE:

@@ -40,6 +40,8 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     from rich.text import Text
 
     yield Text(f"\n{report.name}: {report_tables.headline_sentence(report)}\n", style="bold")
+    for sentence in report_tables.gate_sentences(report):
+        yield Text(f"! {sentence}\n", style="bold red")
     steps = report_tables.steps_table(report)
     yield table_view(steps.only("Step", "Precision", "Accuracy", "p50", "Speedup", "File", "Parameters", "MACs"))
     if len(report.steps) > 1:

@@ -28,6 +28,8 @@ class Plan:
     macs_after: int
     kept_because: str | None = None
     """Why the layer stays whole whatever the factors cost; None where only the cost decides."""
+    engine: str | None = None
+    """How the factors' engine did beside the layer's own, in words; None where it was not timed."""
 
     @property
     def pays(self) -> bool:
@@ -44,6 +46,7 @@ class Plan:
             "energy": self.energy,
             "macs_before": self.macs_before,
             "macs_after": self.macs_after if self.pays else self.macs_before,
+            **({"engine": self.engine} if self.engine else {}),
             "decision": "factorized" if self.pays else f"kept: {reason}",
         }
 

@@ -19,6 +19,7 @@ from potstill.stages.prune import Prune
 from potstill.stages.quantization.folding import fold_batch_norms
 from potstill.stages.quantization.placement import place
 from potstill.stages.quantize import Quantize
+from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context, Stage
 from potstill.stages.train import Train
 
@@ -263,3 +264,24 @@ class TestTaps:
         assert shares is not None
         assert shares["hint"] > 0
         assert not any("mark" in name for name in quantized.model.state_dict())
+
+
+class TestAccept:
+    def test_a_quantization_that_does_not_pay_leaves_the_model_in_float(
+        self, new_artifact: Callable[..., Artifact], new_context: Callable[..., Context]
+    ) -> None:
+        artifact, context = new_artifact(), new_context()
+        (context.checkpoints / "accept.json").write_text(
+            '{"ratio": 0.7, "low": 0.6, "high": 0.8, "verdict": "slower", "baseline_ms": 1, "candidate_ms": 1.4, '
+            '"baseline_bytes": 100, "candidate_bytes": 30}'
+        )
+        assert Quantize(accept="faster", recover=Recovery(epochs=0)).run(artifact, context) is artifact
+        assert "1 → 1.4 ms, 0.70x" in str(context.journal.facts["undone"])
+
+    def test_an_int8_engine_is_smaller(
+        self, new_artifact: Callable[..., Artifact], new_context: Callable[..., Context]
+    ) -> None:
+        context = new_context()
+        stage = Quantize(accept="smaller", recover=Recovery(epochs=0), calibration=8)
+        assert stage.run(new_artifact(width=32), context).quantization is not None
+        assert "accepted" in context.journal.facts

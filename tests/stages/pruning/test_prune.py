@@ -43,7 +43,7 @@ def outputs(artifact: Artifact, data: Dataset) -> torch.Tensor:
 class TestBudget:
     @pytest.mark.parametrize("wrong", [{}, {"macs": 0.5, "channels": 0.5}])
     def test_is_exactly_one_measure(self, wrong: dict[str, float]) -> None:
-        with pytest.raises(ValidationError, match="exactly one of `channels`, `macs` and `parameters`"):
+        with pytest.raises(ValidationError, match="exactly one of `channels`, `macs`, `parameters` and `latency`"):
             Budget(**wrong)
 
     @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 50])

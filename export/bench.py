@@ -1,0 +1,81 @@
+"""Engines that are built and timed while a stage decides, and then dropped."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor, nn
+
+from ..pipeline.artifact import Artifact
+from ..pipeline.bench import Beside
+from ..pipeline.data import Dataset
+from .engine import Array
+from .latency import compare
+from .onnx_file import OnnxMetadata, exported, exported_layer
+from .parity import numpy_inputs
+from .target import FLOAT, INT8, Target
+
+
+@dataclass(frozen=True)
+class TargetBench:
+    """Engines for one target at its first batch size; `pipeline.bench.Bench` says what they are for."""
+
+    target: Target
+    data: Dataset
+
+    @property
+    def label(self) -> str:
+        """Target, batch and threads in words."""
+        threads = f"{self.target.threads} thread{'s' if self.target.threads > 1 else ''}"
+        return f"{self.target.runtime} {self.target.device}, batch {self._batch}, {threads}"
+
+    @contextmanager
+    def beside(self, baseline: Artifact) -> Generator[Callable[[Artifact], Beside]]:
+        """Times artifacts beside `baseline`, whose engine is built once."""
+        inputs = numpy_inputs(self.data.example(self._batch))
+        with TemporaryDirectory(prefix="potstill-bench-") as scratch:
+            base = self._built(baseline, Path(scratch) / "baseline")
+            count = 0
+
+            def beside(candidate: Artifact) -> Beside:
+                nonlocal count
+                count += 1
+                return self._timed(base, self._built(candidate, Path(scratch) / str(count)), inputs)
+
+            yield beside
+
+    def layer_beside(self, baseline: nn.Module, candidate: nn.Module, inputs: Tensor) -> Beside:
+        """Two float layers as engines of their own."""
+        batch = {"input": inputs[:1].expand(self._batch, *inputs.shape[1:])}
+        with TemporaryDirectory(prefix="potstill-bench-") as scratch:
+            files: list[Path] = []
+            for name, layer in (("baseline", baseline), ("candidate", candidate)):
+                folder = Path(scratch) / name
+                folder.mkdir()
+                files.append(self.target.build(exported_layer(layer, batch), FLOAT, folder))
+            return self._timed(files[0], files[1], numpy_inputs(batch))
+
+    @property
+    def _batch(self) -> int:
+        return self.target.batch[0]
+
+    def _built(self, artifact: Artifact, folder: Path) -> Path:
+        folder.mkdir()
+        precision = FLOAT if artifact.quantization is None else INT8
+        metadata = OnnxMetadata(recipe_hash="", stage="bench", classes=self.data.classes)
+        return self.target.build(exported(artifact, precision, self.data.example(), metadata), precision, folder)
+
+    def _timed(self, baseline: Path, candidate: Path, inputs: Mapping[str, Array]) -> Beside:
+        (comparison,) = compare(self.target, candidate, baseline, {self._batch: inputs}).comparisons
+        return Beside(
+            ratio=comparison.ratio,
+            low=comparison.interval.low,
+            high=comparison.interval.high,
+            verdict=comparison.verdict,
+            baseline_ms=comparison.baseline.p50_ms,
+            candidate_ms=comparison.candidate.p50_ms,
+            baseline_bytes=baseline.stat().st_size,
+            candidate_bytes=candidate.stat().st_size,
+        )
