@@ -13,6 +13,9 @@ SLOWER_LAYERS = 3
 NOTABLE = 0.1
 """The share of an engine's time from which what only moves values is worth a sentence."""
 
+SLOWER = 1.2
+"""A layer is called slower from this ratio on: between two profiles of one file single layers differ by up to 15 %."""
+
 
 def diagnosis(
     before: Sequence[OperatorTime], after: Sequence[OperatorTime], widths: Mapping[str, int], audit: Audit | None
@@ -22,7 +25,12 @@ def diagnosis(
     Times are from the runtime's own profile, which slows small operators down: they are shares to compare, not
     latencies.
     """
-    return (*_moving(before, after), *_slower_layers(before, after, widths), *_float_islands(audit))
+    return (
+        *_moving(before, after),
+        *_slower_layers(before, after, widths),
+        *_more_operators(before, after),
+        *_float_islands(audit),
+    )
 
 
 def _moving(before: Sequence[OperatorTime], after: Sequence[OperatorTime]) -> Iterator[str]:
@@ -46,7 +54,7 @@ def _slower_layers(
     was = _by_layer(before)
     changes = {path: (ms, _within(path, after)) for path, ms in was.items()}
     slower = sorted(
-        ((now - ms, path) for path, (ms, now) in changes.items() if now > ms and path),
+        ((now - ms, path) for path, (ms, now) in changes.items() if now > SLOWER * ms and path),
         reverse=True,
     )
     for _, path in slower[:SLOWER_LAYERS]:
@@ -55,6 +63,11 @@ def _slower_layers(
         narrow = [widths[inner] for inner in widths if _belongs(path, inner) and widths[inner] < 16]
         why = f"; {min(narrow)} channels are fewer than kernels work on at once" if narrow else ""
         yield f"`{path}` takes {now:.3g} ms, before {ms:.3g} ms, now as {', '.join(parts)}{why}"
+
+
+def _more_operators(before: Sequence[OperatorTime], after: Sequence[OperatorTime]) -> Iterator[str]:
+    if len(after) > len(before):
+        yield f"{len(after)} operators run instead of {len(before)}, and each has a cost of its own"
 
 
 def _by_layer(times: Sequence[OperatorTime]) -> dict[str, float]:

@@ -20,7 +20,8 @@ class TestDiagnosis:
 
     def test_time_spent_on_moving_values_is_named_with_its_share(self) -> None:
         reorder = OperatorTime(layer="", operator="ReorderInput", ms=0.4)
-        (sentence,) = diagnosis([CONV], [CONV, reorder], {"conv1": 64}, None)
+        sentence, more = diagnosis([CONV], [CONV, reorder], {"conv1": 64}, None)
+        assert more == "2 operators run instead of 1, and each has a cost of its own"
         assert sentence.startswith("ReorderInput only move values")
         assert "50% of the time (0.4 ms, before 0 ms)" in sentence
 
@@ -31,13 +32,17 @@ class TestDiagnosis:
     def test_factors_are_set_against_the_layer_they_came_from(self) -> None:
         factors = [OperatorTime(layer=f"conv1.{part}", operator="Conv", ms=0.25) for part in range(3)]
         widths = {"conv1.0": 8, "conv1.1": 8, "conv1.2": 64}
-        (sentence,) = diagnosis([CONV], factors, widths, None)
+        sentence, _ = diagnosis([CONV], factors, widths, None)
         assert sentence.startswith("`conv1` takes 0.75 ms, before 0.4 ms")
         assert "8 channels are fewer than kernels work on at once" in sentence
 
     def test_a_layer_inside_another_ones_name_is_not_its_factor(self) -> None:
         inner = OperatorTime(layer="conv1.relu", operator="Relu", ms=9.0)
-        assert diagnosis([CONV], [CONV, inner], {}, None) == ()
+        (only,) = diagnosis([CONV], [CONV, inner], {}, None)
+        assert "conv1" not in only
+
+    def test_a_difference_within_a_profiles_noise_is_no_reason(self) -> None:
+        assert diagnosis([CONV], [CONV.model_copy(update={"ms": 0.46})], {"conv1": 64}, None) == ()
 
     def test_float_islands_come_with_the_audits_reason(self) -> None:
         layer = LayerPrecision(
