@@ -122,6 +122,8 @@ class _Graph:
         return math.prod(output) * weight[-1 if transposed else -2]
 
     def _why_float(self, layer: "NodeProto") -> str:
+        if layer.op_type == "ConvTranspose":
+            return "ONNX Runtime has no int8 kernel for transposed convolutions on the CPU"
         return (
             self._input_problem(layer)
             or self._output_problem(layer)

@@ -89,9 +89,8 @@ def build_engine(
     """
     label = f"{target.label} {precision}"
     file = target.build(exported(artifact, precision, data.example(), metadata), precision, folder)
-    reference = artifact.executable(data.example()) if precision == INT8 else artifact.model.eval()
     with target.open(file) as engine:
-        parity = parity_of(engine, reference, data.test, precision)
+        parity = parity_of(engine, artifact, data, precision)
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = target.audit(file) if precision == INT8 else None
     if audit is not None:

@@ -1,9 +1,11 @@
 """One quantized model, written the way each runtime fuses best."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..pipeline.errors import ExportError
+from .onnx_file import layer_name
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -15,7 +17,9 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     """A copy in the form that ONNX Runtime's CPU kernels fuse.
 
     They have an integer kernel for GlobalAveragePool and none for the ReduceMean that torch makes of
-    ``AdaptiveAvgPool2d(1)``; the float graph gains a transposition less. Raises ExportError where the quantized part
+    ``AdaptiveAvgPool2d(1)``; the float graph gains a transposition less. They have one for Gemm, bias and all, and for
+    the MatMul and Add that torch makes of a linear layer on tokens only one that goes back to float between the two.
+    Raises ExportError where the quantized part
     of the graph is not what the fusion rules read: weights folded to int8, zero points that are written out.
     """
     import onnx
@@ -24,6 +28,8 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     copy.CopyFrom(model)
     _check_quantization(copy.graph)
     _pool_globally(copy)
+    _multiply_rows(copy)
+    _drop_unused(copy.graph)
     return copy
 
 
@@ -54,8 +60,8 @@ def _check_quantization(graph: "GraphProto") -> None:
             if len(node.input) < 3 or node.input[1] not in constants or node.input[2] not in constants:
                 raise ExportError(f"{node.name}: scale and zero point must be constants of the graph")
         elif node.op_type in LAYER_OPERATORS and len(node.input) > 1:
-            weight = made_by.get(node.input[1])
-            if weight is not None and weight.op_type == "DequantizeLinear" and weight.input[0] not in constants:
+            codes = made_by.get(_source(node.input[1], made_by, "DequantizeLinear"))
+            if codes is not None and codes.op_type == "QuantizeLinear" and codes.input[0] in constants:
                 raise ExportError(f"{node.name}: its weight is quantized at run time instead of stored as int8")
 
 
@@ -79,9 +85,125 @@ def _pool_globally(model: "ModelProto") -> None:
             nodes.append(onnx.helper.make_node("Flatten", [pooled], [node.output[0]], name=f"{name}/Flatten", axis=1))
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in graph.node for name in node.input}
+
+
+def _drop_unused(graph: "GraphProto") -> None:
+    outputs = {value.name for value in graph.output}
+    while True:
+        used = outputs | {name for node in graph.node for name in node.input}
+        dead = [node for node in graph.node if not used.intersection(node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
+
+
+def _multiply_rows(model: "ModelProto") -> None:
+    """Turn quantized linear layers on (N, tokens…, features) into Gemm on (N · tokens, features).
+
+    The shapes around it change on the codes, between two quantizers. Only where the batch alone is free: the shape
+    behind the Gemm is then a constant.
+    """
+    graph = model.graph
+    shapes = inferred_shapes(model)
+    for node in list(graph.node):
+        shape = shapes.get(node.output[0], ()) if node.op_type == "MatMul" else ()
+        if len(shape) >= 3 and 0 not in shape[1:]:
+            layer = _token_layer(node, graph, shapes)
+            if layer is not None:
+                layer.rewrite(graph, shape)
+
+
+@dataclass(frozen=True)
+class _TokenLayer:
+    """A linear layer on tokens as torch exports it: from the dequantizer of its input to the quantizer behind it."""
+
+    product: "NodeProto"
+    dequantizer: "NodeProto"
+    weight: str
+    """The dequantized weight, (out, in)."""
+    features: int
+    bias: str | None
+    behind: "tuple[NodeProto, ...]"
+    """The addition of the bias and the ReLU, where there are such."""
+    quantizer: "NodeProto"
+
+    def rewrite(self, graph: "GraphProto", shape: tuple[int, ...]) -> None:
+        """Put the Gemm in the layer's place; `shape` is that of its output."""
+        import numpy as np
+        import onnx
+
+        path = layer_name(self.product)
+        rows, maps = f"{path}/rows", f"{path}/maps"
+        for name, values in ((f"{rows}:shape", [-1, self.features]), (f"{maps}:shape", [-1, *shape[1:]])):
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), name))
+        codes, *grid = self.dequantizer.input
+        operands = [f"{rows}:float", self.weight] + ([] if self.bias is None else [self.bias])
+        make = onnx.helper.make_node
+        rectified = [
+            make("Relu", [f"{maps}:float"], [f"{maps}:rectified"], name=f"{maps}/Relu")
+            for node in self.behind
+            if node.op_type == "Relu"
+        ]
+        result = rectified[0].output[0] if rectified else f"{maps}:float"
+        nodes = [
+            make("Reshape", [codes, f"{rows}:shape"], [rows], name=f"{rows}/Reshape"),
+            make("DequantizeLinear", [rows, *grid], [f"{rows}:float"], name=f"{rows}/DequantizeLinear"),
+            make("Gemm", operands, [f"{maps}:float"], name=f"{path}/Gemm", transB=1),
+            *rectified,
+            make("QuantizeLinear", [result, *self.quantizer.input[1:]], [maps], name=f"{maps}/QuantizeLinear"),
+            make("Reshape", [maps, f"{maps}:shape"], [*self.quantizer.output], name=f"{maps}/Reshape"),
+        ]
+        replaced = {node.output[0] for node in (self.product, *self.behind)}
+        kept: list[NodeProto] = []
+        for node in graph.node:
+            if node.output[0] == self.quantizer.output[0]:
+                kept.extend(nodes)
+            elif node.output[0] not in replaced:
+                kept.append(node)
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
+def _token_layer(node: "NodeProto", graph: "GraphProto", shapes: "Mapping[str, tuple[int, ...]]") -> _TokenLayer | None:
+    """The layer that a matrix product begins, where its input, weight and output are quantized; else None."""
+    made_by, read_by, constants = makers(graph), readers(graph), initializers(graph)
+    dequantizer, transposition = made_by.get(node.input[0]), made_by.get(node.input[1])
+    if dequantizer is None or transposition is None or transposition.op_type != "Transpose":
+        return None
+    weight = made_by.get(transposition.input[0])
+    if weight is None or {weight.op_type, dequantizer.op_type} != {"DequantizeLinear"}:
+        return None
+    bias, behind = None, list["NodeProto"]()
+    following = read_by.get(node.output[0], [])
+    if len(following) == 1 and following[0].op_type == "Add":
+        (bias,) = {*following[0].input} - {node.output[0]}
+        if bias not in constants or len(shapes[bias]) != 1:
+            return None
+        behind += following
+        following = read_by.get(following[0].output[0], [])
+    if len(following) == 1 and following[0].op_type == "Relu":
+        behind += following
+        following = read_by.get(following[0].output[0], [])
+    if len(following) != 1 or following[0].op_type != "QuantizeLinear":
+        return None
+    return _TokenLayer(
+        product=node,
+        dequantizer=dequantizer,
+        weight=transposition.input[0],
+        features=shapes[transposition.input[0]][1],
+        bias=bias,
+        behind=tuple(behind),
+        quantizer=following[0],
+    )
+
+
+def _source(name: str, made_by: "Mapping[str, NodeProto]", operator: str) -> str:
+    """What stands before the node of that operator that makes `name`; `name` itself where none does."""
+    node = made_by.get(name)
+    return node.input[0] if node is not None and node.op_type == operator else name
 
 
 def _is_spatial_mean(node: "NodeProto", constants: "Mapping[str, TensorProto]", rank: int) -> bool:

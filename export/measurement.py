@@ -137,8 +137,8 @@ class Parity(Value):
     """The largest difference over the largest reference output."""
     mean_relative: float
     """The mean difference over the standard deviation of the reference outputs."""
-    agreement: float
-    """The share of samples with the same prediction."""
+    agreement: float | None
+    """The share of samples with the same prediction; None where outputs are not the logits of classes."""
     passed: bool
     limit: str
     """The rule in words."""

@@ -103,7 +103,7 @@ def parity_table(report: Report) -> Table:
             Cell(engine.target),
             Cell(engine.parity.reference),
             Cell(f"{engine.parity.samples:,}"),
-            Cell(wording.percent(engine.parity.agreement)),
+            _agreement(engine.parity.agreement),
             Cell(f"{engine.parity.max_absolute:.2g}"),
             Cell(f"{engine.parity.max_relative:.2g}"),
             Cell("✓ passed", tone="good") if engine.parity.passed else Cell("✗ failed", tone="bad"),
@@ -112,6 +112,10 @@ def parity_table(report: Report) -> Table:
         for engine in report.engines
     )
     return Table("Parity with the model", columns, rows)
+
+
+def _agreement(share: float | None) -> Cell:
+    return not_measured("the outputs are not the logits of classes") if share is None else Cell(wording.percent(share))
 
 
 def audited(report: Report) -> EngineMeasurement | None:

@@ -17,6 +17,9 @@ from ...pipeline.quiet import quiet
 from .channels import Channels, all_channels
 from .selection import shared_paths
 
+NAMED_AT_MOST = 12
+"""Layers that one sentence names; a long residual stream runs through dozens."""
+
 Criterion = Literal["l1", "l2", "taylor"]
 
 
@@ -63,9 +66,10 @@ class LeftAlone:
     reason: str
 
     def __str__(self) -> str:
-        return (
-            f"{', '.join(self.layers)} {'keeps its' if len(self.layers) == 1 else 'keep their'} channels: {self.reason}"
-        )
+        named = ", ".join(self.layers[:NAMED_AT_MOST])
+        if len(self.layers) > NAMED_AT_MOST:
+            named += f" and {len(self.layers) - NAMED_AT_MOST} more"
+        return f"{named} {'keeps its' if len(self.layers) == 1 else 'keep their'} channels: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ def channel_groups(model: nn.Module, inputs: Mapping[str, Tensor], criterion: Cr
     graph = _Graph(model, inputs)
     shared = shared_paths(model)
     for raw in graph.groups():
+        if isinstance(raw, LeftAlone):
+            left_alone.append(raw)
+            continue
         members = raw.members()
         layers = tuple(member.path for member in members if member.writes)
         if raw.reaches_output():
@@ -153,10 +160,22 @@ class _Graph:
                 f"Torch-Pruning cannot follow this model, so nothing can be pruned ({type(error).__name__}: {error})"
             ) from error
 
-    def groups(self) -> Iterator["_RawGroup"]:
-        roots = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-        for group in self.graph.get_all_groups(root_module_types=roots):
-            yield _RawGroup(self, group)
+    def groups(self) -> "Iterator[_RawGroup | LeftAlone]":
+        """A group for every layer that writes channels, or the layer where Torch-Pruning fails to follow it."""
+        written: set[nn.Module] = set()
+        for layer in list(self.graph.module2node):
+            if layer in written or not isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
+                continue
+            pruner: Any = self.graph.get_pruner_of_module(layer)
+            channels = range(pruner.get_out_channels(layer))
+            try:
+                raw = _RawGroup(self, self.graph.get_pruning_group(layer, pruner.prune_out_channels, list(channels)))
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                reason = f"Torch-Pruning cannot follow them ({type(error).__name__})"
+                yield LeftAlone((self.paths[layer],), reason)
+                continue
+            written.update(raw.writers())
+            yield raw
 
 
 class _RawGroup:
@@ -182,6 +201,12 @@ class _RawGroup:
     def _sides(self, item: Any) -> tuple[bool, bool]:
         graph = self._graph.graph
         return graph.is_in_channel_pruning_fn(item.dep.handler), graph.is_out_channel_pruning_fn(item.dep.handler)
+
+    def writers(self) -> Iterator[nn.Module]:
+        """The layers whose outputs are the group's channels."""
+        for item in self._group:
+            if self._sides(item)[1]:
+                yield item.dep.target.module
 
     def reaches_output(self) -> bool:
         """Whether a channel of the group is one of the network's outputs."""

@@ -1,8 +1,9 @@
 """Which tensors to quantize so that ONNX Runtime's CPU kernels fuse every layer.
 
 The rules are those of its QDQ fusion (onnxruntime/core/optimizer/qdq_transformer): a convolution becomes QLinearConv
-when its input, its weight and its output, or that of the ReLU behind it, each sit behind one quantizer; an addition
-becomes QLinearAdd when both inputs and the output do.
+when its input, its weight and its output, or that of the ReLU behind it, each sit behind one quantizer; an addition or
+product becomes QLinearAdd or QLinearMul when both inputs and the output do. Hard-swish, SiLU, GELU and LayerNorm have
+no integer kernel: they run in float between two quantizers, and the layers around them stay in int8.
 """
 
 from dataclasses import dataclass, field
@@ -15,9 +16,19 @@ from ...pipeline.quantization import operator_name, tensor_names
 LAYERS = frozenset({"conv1d", "conv2d", "linear"})
 RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "clamp"})
 """Activations that a uint8 grid from zero makes redundant, so the layer before them needs no quantizer of its own."""
+PRODUCTS = frozenset({"matmul", "bmm"})
+"""Of two activations, as in attention; the runtime multiplies in int8 and goes on in float, which the scaling, mask and
+softmax behind it are in anyway."""
 POOLS = frozenset({"avg_pool2d", "adaptive_avg_pool2d", "mean"})
-SAME_VALUES = frozenset({"flatten", "reshape", "view", "permute", "transpose", "dropout", "max_pool2d", "contiguous"})
+SAME_VALUES = frozenset(
+    {
+        *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze"),
+        *("slice", "select", "dropout", "contiguous", "max_pool2d"),
+    }
+)
 """Operators whose outputs are values of their input; they run on its codes as they are."""
+PARTS = frozenset({"chunk", "split", "split_with_sizes"})
+"""Operators that give several tensors, each of which holds values of their input."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +52,17 @@ def place(graph: fx.GraphModule) -> Placement:
             if names[weight] not in weights:
                 weights.append(names[weight])
             wanted |= {node.args[0], _rectified(node)}
-        elif operator == "add" and _adds_activations(node):
+        elif operator in ("add", "mul") and _joins_activations(node):
             wanted |= {node.args[0], node.args[1], _rectified(node)}
+        elif operator in PRODUCTS and _joins_activations(node):
+            wanted |= {node.args[0], node.args[1]}
         elif operator == "cat":
             wanted |= {*node.args[0], node}
-        elif operator in POOLS:
+        elif operator in POOLS or operator == "sigmoid":
             wanted |= {node.args[0], node}
     # A tensor that only moves the values of another one lies on its grid, and asks for that grid to exist.
     owners = {_grid_owner(node) for node in wanted}
-    moved = [
-        node
-        for node in graph.graph.nodes
-        if operator_name(node) in SAME_VALUES and _grid_owner(node) in owners and node.op == "call_function"
-    ]
+    moved = [node for node in graph.graph.nodes if _moved_by(node) is not None and _grid_owner(node) in owners]
     return Placement(
         weights=tuple(weights),
         activations=tuple(names[node] for node in graph.graph.nodes if node in owners),
@@ -69,7 +78,7 @@ def _rectified(node: fx.Node) -> fx.Node:
     return node
 
 
-def _adds_activations(node: fx.Node) -> bool:
+def _joins_activations(node: fx.Node) -> bool:
     """Whether both operands are computed floats: not a constant, nor a batch norm's integer counter."""
     return all(
         isinstance(operand, fx.Node)
@@ -82,8 +91,20 @@ def _adds_activations(node: fx.Node) -> bool:
 
 def _grid_owner(node: fx.Node) -> fx.Node:
     """The tensor whose values `node` holds: itself, or what stands before operators that only move values."""
-    while operator_name(node) in SAME_VALUES:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+    while (source := _moved_by(node)) is not None:
         node = source
     return node
+
+
+def _moved_by(node: fx.Node) -> fx.Node | None:
+    """The tensor whose values `node` moves or picks; None where it computes its own."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    if operator_name(node) in SAME_VALUES:
+        return source
+    if operator_name(node) == "getitem" and operator_name(source) in PARTS:
+        whole = source.args[0]
+        assert isinstance(whole, fx.Node)
+        return whole
+    return None

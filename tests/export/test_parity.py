@@ -59,7 +59,7 @@ def test_one_changed_weight_of_a_float_engine_is_noticed(
         weight[0, 0, 1, 1] += 0.01
 
     with target.open(tampered(float_engine, tmp_path, "layer2.0.conv1.weight", change)) as engine:
-        parity = parity_of(engine, float_artifact.model, data.test, "fp32")
+        parity = parity_of(engine, float_artifact, data, "fp32")
     assert not parity.passed
     with pytest.raises(ParityError, match=r"64 test samples[\s\S]*differ by up to [\d.e-]+ \([\d.]+%"):
         demand_parity(parity, "fp32")
@@ -73,7 +73,7 @@ def test_a_layer_on_the_wrong_scale_of_an_int8_engine_is_noticed(
 
     name = weight_behind(int8_engine, "layer2.0.conv1")
     with target.open(tampered(int8_engine, tmp_path, name, change)) as engine:
-        parity = parity_of(engine, int8_artifact.executable(data.example()), data.test, "int8")
+        parity = parity_of(engine, int8_artifact, data, "int8")
     assert not parity.passed
 
 
@@ -87,7 +87,7 @@ def test_outputs_that_are_no_numbers_are_an_error(
         target.open(tampered(float_engine, tmp_path, "linear.bias", change)) as engine,
         pytest.raises(ParityError, match=r"engine's outputs .* NaN"),
     ):
-        parity_of(engine, float_artifact.model, data.test, "fp32")
+        parity_of(engine, float_artifact, data, "fp32")
 
 
 def test_a_parity_that_passed_raises_nothing(float_engine: BuiltEngine) -> None:

@@ -1,0 +1,110 @@
+"""Facts about networks that people bring: every stage takes them or says why not, and their int8 engines agree."""
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine
+from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget, optimized
+from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.data import Dataset
+from potstill.stages.factorize import Factorize, KeptEnergy
+from potstill.stages.prune import Budget, Prune
+from potstill.stages.quantize import Quantize
+from potstill.stages.recovery import Recovery
+from potstill.stages.stage import Stage
+from tests.support.families import FAMILIES
+from tests.support.family_data import family_artifact, family_context, family_data
+
+UNTRAINED = Recovery(epochs=0)
+PRUNE = Prune(keep=Budget(channels=0.85), round_to=4, criterion="l2", recover=UNTRAINED)
+FACTORIZE = Factorize(keep=KeptEnergy(energy=0.8), recover=UNTRAINED)
+QUANTIZE = Quantize(recover=UNTRAINED)
+FLOAT_LAYERS = {"unet": {"up1", "up2"}}
+"""For which ONNX Runtime has no int8 kernel."""
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """One family's name."""
+    return request.param
+
+
+def through(stages: tuple[Stage, ...], artifact: Artifact, data: Dataset, folder: Path) -> Artifact:
+    for number, stage in enumerate(stages):
+        artifact = stage.run(artifact, family_context(data, folder / str(number)))
+    return artifact
+
+
+def int8_engine(artifact: Artifact, data: Dataset, folder: Path) -> BuiltEngine:
+    metadata = OnnxMetadata(recipe_hash="", stage="all", classes=data.classes)
+    return build_engine(artifact, OnnxRuntimeTarget(precision=("int8",)), "int8", folder, data, metadata=metadata)
+
+
+@pytest.fixture(scope="session")
+def calibrated_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BuiltEngine]:
+    """Builds a family's calibrated engine; one that disagrees with its fake-quantized model is refused there."""
+
+    @cache
+    def build(family: str) -> BuiltEngine:
+        folder, data = tmp_path_factory.mktemp(family), family_data(family)
+        return int8_engine(through((QUANTIZE,), family_artifact(family, data), data, folder / "stages"), data, folder)
+
+    return build
+
+
+class TestInt8:
+    def test_every_layer_with_an_integer_kernel_runs_on_it(
+        self, family: str, calibrated_engine: Callable[[str], BuiltEngine]
+    ) -> None:
+        audit = calibrated_engine(family).audit
+        assert audit is not None
+        floats = {layer.name: layer.reason for layer in audit.layers if layer.precision == "float"}
+        assert set(floats) == FLOAT_LAYERS.get(family, set())
+        assert all("no int8 kernel for transposed convolutions" in reason for reason in floats.values())
+
+    def test_a_transformers_linear_layers_keep_their_bias_in_the_integer_kernel(
+        self, calibrated_engine: Callable[[str], BuiltEngine]
+    ) -> None:
+        operators = Counter(node.op_type for node in optimized(calibrated_engine("vit_split_qkv").path).graph.node)
+        # Two layers of query, key, value, projection and two of the hidden layer, and the head.
+        assert operators["QGemm"] == 13
+        # Both products of both attentions; the positions are the one addition of a constant.
+        assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 4
+        assert (operators["MatMul"], operators["Add"]) == (0, 1)
+
+    def test_squeeze_and_excite_multiplies_in_int8(self, calibrated_engine: Callable[[str], BuiltEngine]) -> None:
+        operators = Counter(node.op_type for node in optimized(calibrated_engine("efficientnet").path).graph.node)
+        assert (operators["QLinearMul"], operators["QLinearSigmoid"], operators["QLinearGlobalAveragePool"]) == (
+            2,
+            2,
+            3,
+        )
+
+
+def test_all_stages_one_after_another_end_in_an_engine_that_reloads_bit_equal(family: str, tmp_path: Path) -> None:
+    data = family_data(family)
+    artifact = through((PRUNE, FACTORIZE, QUANTIZE), family_artifact(family, data), data, tmp_path / "stages")
+    int8_engine(artifact, data, tmp_path)
+    artifact.save(tmp_path / "artifact", data.example())
+    with torch.no_grad():
+        np.save(tmp_path / "ours.npy", artifact.executable(data.example())(*data.example(4).values()).numpy())
+    child = f"""
+import conftest, numpy, torch
+from pathlib import Path
+from potstill.pipeline.artifact import Artifact
+from tests.support.family_data import family_data
+data = family_data({family!r})
+with torch.no_grad():
+    model = Artifact.load(Path({str(tmp_path / "artifact")!r})).executable(data.example())
+    assert numpy.array_equal(model(*data.example(4).values()).numpy(), numpy.load({str(tmp_path / "ours.npy")!r}))
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", child], check=True, cwd=root, timeout=300)

@@ -1,0 +1,69 @@
+"""Random data and a context for a family's network, untrained, to take it through the stages."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from potstill.export.bench import TargetBench
+from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
+from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.blueprint import Blueprint
+from potstill.pipeline.data import Dataset, DataSource
+from potstill.pipeline.data_checks import RawSamples, Reading
+from potstill.pipeline.journal import Journal
+from potstill.pipeline.models import PythonModel
+from potstill.pipeline.progress import Silent
+from potstill.pipeline.task import Classification
+from potstill.stages.stage import Context
+from tests.support import families
+from tests.support.families import FAMILIES, NUM_CLASSES
+
+
+class RandomInputs(DataSource):
+    """What the family takes, and labels that mean nothing."""
+
+    source: Literal["random_inputs"] = "random_inputs"
+    family: str
+
+    def read(self, directory: Path) -> Reading:
+        """192 samples to train on and 64 to test on."""
+
+        def split(count: int, name: str, seed: int) -> RawSamples:
+            inputs = FAMILIES[self.family].example(count, seed)
+            target = torch.arange(count) % NUM_CLASSES
+            return RawSamples({key: tensor.numpy() for key, tensor in inputs.items()}, target.numpy(), name)
+
+        return Reading(split(192, "train", 1), split(64, "test", 2), self.family)
+
+
+def family_data(family: str) -> Dataset:
+    """160 samples to train on, 32 to validate on, 64 to test on, in batches of 32."""
+    return RandomInputs(family=family, batch_size=32, validation=32).load(Path())
+
+
+def family_artifact(family: str, data: Dataset) -> Artifact:
+    """The family's network as a recipe would name it, rebuilt by its file alone."""
+    reference = PythonModel(python=f"{families.__file__}:network", arguments={"family": family})
+    blueprint = Blueprint(model=reference, input_shapes=data.input_shapes, num_classes=NUM_CLASSES)
+    return Artifact(model=FAMILIES[family].network(), blueprint=blueprint)
+
+
+def family_context(data: Dataset, folder: Path) -> Context:
+    """On the CPU in float32, with a bench, without a teacher."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Context(
+        device=torch.device("cpu"),
+        precision="fp32",
+        data=data,
+        task=Classification(),
+        step="01-test",
+        seed=5,
+        checkpoints=folder,
+        progress=Silent(),
+        journal=Journal(),
+        directory=folder,
+        teacher=None,
+        artifacts={},
+        bench=TargetBench(OnnxRuntimeTarget(), data),
+    )
