@@ -1,6 +1,6 @@
 """One quantized model, written the way each runtime fuses best."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     They have an integer kernel for GlobalAveragePool and none for the ReduceMean that torch makes of
     ``AdaptiveAvgPool2d(1)``; the float graph gains a transposition less. They have one for Gemm, bias and all, and for
     the MatMul and Add that torch makes of a linear layer on tokens only one that goes back to float between the two.
-    Raises ExportError where the quantized part
-    of the graph is not what the fusion rules read: weights folded to int8, zero points that are written out.
+    Raises ExportError where the quantized part of the graph is not what the fusion rules read: weights folded to int8,
+    zero points that are written out.
     """
     import onnx
 
@@ -53,16 +53,31 @@ def initializers(graph: "GraphProto") -> "dict[str, TensorProto]":
 
 
 def _check_quantization(graph: "GraphProto") -> None:
-    constants, made_by = initializers(graph), makers(graph)
+    constants, made_by, inputs = initializers(graph), makers(graph), {value.name for value in graph.input}
     for node in graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             # Without a zero point a QuantizeLinear means uint8, whatever reads it.
             if len(node.input) < 3 or node.input[1] not in constants or node.input[2] not in constants:
                 raise ExportError(f"{node.name}: scale and zero point must be constants of the graph")
         elif node.op_type in LAYER_OPERATORS and len(node.input) > 1:
-            codes = made_by.get(_source(node.input[1], made_by, "DequantizeLinear"))
-            if codes is not None and codes.op_type == "QuantizeLinear" and codes.input[0] in constants:
+            weight = made_by.get(node.input[1])
+            folded = weight is None or weight.op_type != "DequantizeLinear" or weight.input[0] in constants
+            # The second factor of attention's products is quantized at run time, too, and is no weight.
+            if not folded and not _depends_on(inputs, node.input[1], made_by):
                 raise ExportError(f"{node.name}: its weight is quantized at run time instead of stored as int8")
+
+
+def _depends_on(inputs: Set[str], name: str, made_by: "Mapping[str, NodeProto]") -> bool:
+    """Whether a tensor is computed from any of the graph's inputs."""
+    waiting, seen = [name], set[str]()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in inputs:
+            return True
+        if tensor not in seen and tensor in made_by:
+            waiting.extend(made_by[tensor].input)
+        seen.add(tensor)
+    return False
 
 
 def _pool_globally(model: "ModelProto") -> None:
@@ -107,13 +122,18 @@ def _multiply_rows(model: "ModelProto") -> None:
     behind the Gemm is then a constant.
     """
     graph = model.graph
-    shapes = inferred_shapes(model)
-    for node in list(graph.node):
+    shapes, made_by, read_by = inferred_shapes(model), makers(graph), readers(graph)
+    instead: dict[str, Sequence[NodeProto]] = {}
+    for node in graph.node:
         shape = shapes.get(node.output[0], ()) if node.op_type == "MatMul" else ()
-        if len(shape) >= 3 and 0 not in shape[1:]:
-            layer = _token_layer(node, graph, shapes)
-            if layer is not None:
-                layer.rewrite(graph, shape)
+        layer = _token_layer(node, made_by, read_by, shapes) if len(shape) >= 3 and 0 not in shape[1:] else None
+        if layer is not None:
+            instead |= {old.output[0]: () for old in (layer.product, *layer.behind)}
+            instead[layer.quantizer.output[0]] = layer.as_gemm()
+            graph.initializer.extend(layer.shapes_around(shape))
+    nodes = [new for node in graph.node for new in instead.get(node.output[0], (node,))]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 @dataclass(frozen=True)
@@ -130,46 +150,49 @@ class _TokenLayer:
     """The addition of the bias and the ReLU, where there are such."""
     quantizer: "NodeProto"
 
-    def rewrite(self, graph: "GraphProto", shape: tuple[int, ...]) -> None:
-        """Put the Gemm in the layer's place; `shape` is that of its output."""
+    @property
+    def path(self) -> str:
+        """Of the layer's module."""
+        return layer_name(self.product)
+
+    def shapes_around(self, output: Sequence[int]) -> "tuple[TensorProto, TensorProto]":
+        """The shapes before and behind the Gemm; `output` is that of the layer, whose batch is left free."""
         import numpy as np
         import onnx
 
-        path = layer_name(self.product)
-        rows, maps = f"{path}/rows", f"{path}/maps"
-        for name, values in ((f"{rows}:shape", [-1, self.features]), (f"{maps}:shape", [-1, *shape[1:]])):
-            graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), name))
+        def constant(name: str, shape: Sequence[int]) -> "TensorProto":
+            return onnx.numpy_helper.from_array(np.array((-1, *shape), np.int64), f"{self.path}/{name}:shape")
+
+        return constant("rows", (self.features,)), constant("maps", output[1:])
+
+    def as_gemm(self) -> "tuple[NodeProto, ...]":
+        """The nodes that take the place of the layer and of the quantizer behind it."""
+        from onnx.helper import make_node as make
+
+        rows, maps = f"{self.path}/rows", f"{self.path}/maps"
         codes, *grid = self.dequantizer.input
         operands = [f"{rows}:float", self.weight] + ([] if self.bias is None else [self.bias])
-        make = onnx.helper.make_node
-        rectified = [
-            make("Relu", [f"{maps}:float"], [f"{maps}:rectified"], name=f"{maps}/Relu")
-            for node in self.behind
-            if node.op_type == "Relu"
-        ]
-        result = rectified[0].output[0] if rectified else f"{maps}:float"
-        nodes = [
+        result, rectified = f"{maps}:float", list["NodeProto"]()
+        if any(node.op_type == "Relu" for node in self.behind):
+            rectified = [make("Relu", [result], [f"{maps}:rectified"], name=f"{maps}/Relu")]
+            result = f"{maps}:rectified"
+        return (
             make("Reshape", [codes, f"{rows}:shape"], [rows], name=f"{rows}/Reshape"),
             make("DequantizeLinear", [rows, *grid], [f"{rows}:float"], name=f"{rows}/DequantizeLinear"),
-            make("Gemm", operands, [f"{maps}:float"], name=f"{path}/Gemm", transB=1),
+            make("Gemm", operands, [f"{maps}:float"], name=f"{self.path}/Gemm", transB=1),
             *rectified,
             make("QuantizeLinear", [result, *self.quantizer.input[1:]], [maps], name=f"{maps}/QuantizeLinear"),
             make("Reshape", [maps, f"{maps}:shape"], [*self.quantizer.output], name=f"{maps}/Reshape"),
-        ]
-        replaced = {node.output[0] for node in (self.product, *self.behind)}
-        kept: list[NodeProto] = []
-        for node in graph.node:
-            if node.output[0] == self.quantizer.output[0]:
-                kept.extend(nodes)
-            elif node.output[0] not in replaced:
-                kept.append(node)
-        del graph.node[:]
-        graph.node.extend(kept)
+        )
 
 
-def _token_layer(node: "NodeProto", graph: "GraphProto", shapes: "Mapping[str, tuple[int, ...]]") -> _TokenLayer | None:
+def _token_layer(
+    node: "NodeProto",
+    made_by: "Mapping[str, NodeProto]",
+    read_by: "Mapping[str, list[NodeProto]]",
+    shapes: Mapping[str, tuple[int, ...]],
+) -> _TokenLayer | None:
     """The layer that a matrix product begins, where its input, weight and output are quantized; else None."""
-    made_by, read_by, constants = makers(graph), readers(graph), initializers(graph)
     dequantizer, transposition = made_by.get(node.input[0]), made_by.get(node.input[1])
     if dequantizer is None or transposition is None or transposition.op_type != "Transpose":
         return None
@@ -180,7 +203,7 @@ def _token_layer(node: "NodeProto", graph: "GraphProto", shapes: "Mapping[str, t
     following = read_by.get(node.output[0], [])
     if len(following) == 1 and following[0].op_type == "Add":
         (bias,) = {*following[0].input} - {node.output[0]}
-        if bias not in constants or len(shapes[bias]) != 1:
+        if bias in made_by or len(shapes[bias]) != 1:
             return None
         behind += following
         following = read_by.get(following[0].output[0], [])
@@ -198,12 +221,6 @@ def _token_layer(node: "NodeProto", graph: "GraphProto", shapes: "Mapping[str, t
         behind=tuple(behind),
         quantizer=following[0],
     )
-
-
-def _source(name: str, made_by: "Mapping[str, NodeProto]", operator: str) -> str:
-    """What stands before the node of that operator that makes `name`; `name` itself where none does."""
-    node = made_by.get(name)
-    return node.input[0] if node is not None and node.op_type == operator else name
 
 
 def _is_spatial_mean(node: "NodeProto", constants: "Mapping[str, TensorProto]", rank: int) -> bool:
