@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.export.bench import TargetBench
-from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
-from potstill.pipeline.journal import Journal
 from potstill.pipeline.networks.resnet import ResNet
-from potstill.pipeline.progress import Silent
-from potstill.pipeline.task import Classification
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.stage import Context
+from tests.support.contexts import context_on
 
 NUM_CLASSES = 4
 
@@ -83,21 +79,6 @@ def new_context(data: Dataset, tmp_path: Path) -> Callable[..., Context]:
 
     def make(teacher: Teacher | None = None, *, step: str = "01-test", seed: int = 5) -> Context:
         checkpoints = tmp_path / "checkpoints" / step
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        return Context(
-            device=torch.device("cpu"),
-            precision="fp32",
-            data=data,
-            task=Classification(),
-            step=step,
-            seed=seed,
-            checkpoints=checkpoints,
-            progress=Silent(),
-            journal=Journal(),
-            directory=tmp_path,
-            teacher=teacher,
-            artifacts={},
-            bench=TargetBench(OnnxRuntimeTarget(), data),
-        )
+        return context_on(data, checkpoints, teacher=teacher, step=step, seed=seed, directory=tmp_path)
 
     return make

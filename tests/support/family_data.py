@@ -1,21 +1,15 @@
-"""Random data and a context for a family's network, untrained, to take it through the stages."""
+"""Random data for a family's network, and the network as an artifact, to take it through the stages."""
 
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from potstill.export.bench import TargetBench
-from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
-from potstill.pipeline.journal import Journal
 from potstill.pipeline.models import PythonModel
-from potstill.pipeline.progress import Silent
-from potstill.pipeline.task import Classification
-from potstill.stages.stage import Context
 from tests.support import families
 from tests.support.families import FAMILIES, NUM_CLASSES
 
@@ -47,23 +41,3 @@ def family_artifact(family: str, data: Dataset) -> Artifact:
     reference = PythonModel(python=f"{families.__file__}:network", arguments={"family": family})
     blueprint = Blueprint(model=reference, input_shapes=data.input_shapes, num_classes=NUM_CLASSES)
     return Artifact(model=FAMILIES[family].network(), blueprint=blueprint)
-
-
-def family_context(data: Dataset, folder: Path) -> Context:
-    """On the CPU in float32, with a bench, without a teacher."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return Context(
-        device=torch.device("cpu"),
-        precision="fp32",
-        data=data,
-        task=Classification(),
-        step="01-test",
-        seed=5,
-        checkpoints=folder,
-        progress=Silent(),
-        journal=Journal(),
-        directory=folder,
-        teacher=None,
-        artifacts={},
-        bench=TargetBench(OnnxRuntimeTarget(), data),
-    )
