@@ -1,8 +1,8 @@
-"""Pruning: whole channels removed from all layers that share them, proven, then trained back."""
+"""Pruning: whole channels removed from all layers that share them, proven, then trained back; at once or in steps."""
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -13,11 +13,15 @@ from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import layer_sizes
 from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
-from .pruning.groups import Criterion, Grouping, channel_groups
+from .pruning.blocks import Block, Scope, blocks, by_rise, evenly, structure
+from .pruning.groups import Grouping, channel_groups
+from .pruning.importance import NEEDS_TRAINING, Criterion, scored
 from .pruning.latency import Trial, best_of, trials_for
 from .pruning.proof import prove
-from .pruning.search import Cut, Search, blocks
+from .pruning.search import Cost, Cut, Search
 from .pruning.selection import ignored_paths
+from .pruning.sensitivity import Sensitivity, sensitivities
+from .pruning.trust import trusted
 from .recovery import Recovery, calibrated_anew, recover
 from .stage import Context, Stage
 
@@ -73,7 +77,11 @@ class Prune(Stage, frozen=True, extra="forbid"):
     keep: Budget
     """What may be left, such as `{macs: 0.5}`."""
     criterion: Criterion = "l2"
-    """Importance of a channel: the norm of its weights in all layers that share it; `taylor`: |weight · gradient|."""
+    """What makes a channel important, summed over all layers that share it: its weights, or its effect on the loss."""
+    scope: Scope = "global"
+    """Among which channels importances are compared, and so which layers lose more than others."""
+    steps: Annotated[int, Field(ge=1)] = 1
+    """How many cuts lead to the budget, each to the same share of the one before; `recover` trains after every one."""
     round_to: Annotated[int, Field(ge=1)] = 8
     """Channel counts are cut to multiples of this, which kernels run fuller on; a layer keeps at least as many."""
     ignore: tuple[str, ...] = ()
@@ -87,15 +95,13 @@ class Prune(Stage, frozen=True, extra="forbid"):
 
         Raises StageError where the budget cannot be met, and says what can.
         """
-        inputs = context.data.example()
-        # Torch-Pruning passes over parameters without gradients in silence; in the copy none is frozen.
-        model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
-        grouping = self._grouping(model, context)
-        search = Search(model, inputs, grouping, blocks(grouping.groups, self.round_to))
-        found = self._found(search, grouping, artifact, context)
-        prove(model, found.model, found.kept, inputs)
-        self._record(model, search, found, grouping, context)
-        pruned = self._with(found, artifact)
+        pruned, made = artifact, list[_Made]()
+        for step in range(1, self.steps + 1):
+            if made:
+                pruned = recover(pruned, self.recover, context, name=f"recover-{step - 1}")
+            made.append(self._cut(pruned, made[0].search.uncut if made else None, step, artifact, context))
+            pruned = self._with(made[-1].found, pruned)
+        self._record(artifact, made, context)
         if not accepted(artifact, pruned, self.accept, context):
             return artifact
         return recover(pruned, self.recover, context)
@@ -111,77 +117,125 @@ class Prune(Stage, frozen=True, extra="forbid"):
 
     def untrained(self) -> Self:
         """The same budget by weights alone, not trained on; one of latency, which takes minutes, as one of MACs."""
-        criterion = "l2" if self.criterion == "taylor" else self.criterion
+        criterion = "l2" if self.criterion in NEEDS_TRAINING else self.criterion
+        scope = "global" if self.scope == "sensitivity" else self.scope
         keep = Budget(macs=self.keep.share) if self.keep.measure == "latency" else self.keep
         recovery = self.recover.model_copy(update={"epochs": 0})
-        return self.model_copy(update={"criterion": criterion, "keep": keep, "accept": "always", "recover": recovery})
+        untrained = {"criterion": criterion, "scope": scope, "keep": keep, "accept": "always", "recover": recovery}
+        return self.model_copy(update=untrained)
 
-    def _found(self, search: Search, grouping: Grouping, artifact: Artifact, context: Context) -> Cut:
-        """The cut that meets the budget. Raises StageError where none does."""
+    def _cut(self, artifact: Artifact, uncut: Cost | None, step: int, original: Artifact, context: Context) -> "_Made":
+        """One cut of what the cuts before left. Raises StageError where its share cannot be met."""
+        inputs = context.data.example()
+        # Torch-Pruning passes over parameters without gradients in silence; in the copy none is frozen.
+        model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
+        grouping, ordered = self._ordered(model, step, context)
+        search = Search(model, inputs, grouping, ordered, uncut)
+        share = self.keep.share ** (step / self.steps)
         if self.keep.measure == "latency":
-            return self._found_by_engine(search, grouping, artifact, context)
-        found = search.smallest(self.keep.measure, self.keep.share)
-        if found is None:
-            raise StageError(self._out_of_reach(search, grouping))
-        return found
+            found = self._found_by_engine(search, grouping, share, step, artifact, original, context)
+        else:
+            found = search.smallest(self.keep.measure, share)
+            if found is None:
+                raise StageError(self._out_of_reach(search, grouping, share))
+        prove(model, found.model, found.kept, inputs)
+        return _Made(search, grouping, found)
 
-    def _found_by_engine(self, search: Search, grouping: Grouping, artifact: Artifact, context: Context) -> Cut:
+    def _found_by_engine(
+        self,
+        search: Search,
+        grouping: Grouping,
+        share: float,
+        step: int,
+        artifact: Artifact,
+        original: Artifact,
+        context: Context,
+    ) -> Cut:
+        """The cut of `artifact` whose engine meets a share of the latency of the original's."""
+
         def measure() -> JsonValue:
-            with context.bench.beside(artifact) as beside:
+            with context.bench.beside(original) as beside:
                 made = trials_for(
-                    self.keep.share,
+                    share,
                     search.num_blocks,
                     lambda count: beside(calibrated_anew(self._with(search.cut(count), artifact), context)),
                 )
             return [trial.model_dump() for trial in made]
 
         context.progress.say(f"{self.step_name}: builds and times engines for {context.bench.label}")
-        trials = TypeAdapter(list[Trial]).validate_python(context.decided("latency", measure))
+        trials = TypeAdapter(list[Trial]).validate_python(context.decided(f"latency-{step}", measure))
         context.journal.fact("timed on", context.bench.label)
         context.journal.fact("engines timed", [trial.model_dump() for trial in trials])
-        best = best_of(trials, self.keep.share)
+        best = best_of(trials, share)
         if best is None:
-            raise StageError(self._too_slow(trials, grouping, context))
+            raise StageError(self._too_slow(trials, grouping, share, context))
         return search.cut(best.blocks_removed)
 
     def _with(self, found: Cut, artifact: Artifact) -> Artifact:
         return replace(artifact, model=found.model, blueprint=artifact.blueprint.with_edit(found.edit))
 
-    def _grouping(self, model: nn.Module, context: Context) -> Grouping:
-        """The channels that can be cut. Raises StageError for a model without any; says which layers are left alone."""
-        from .pruning.gradients import accumulate_gradients
-        from .pruning.trust import trusted
+    def _ordered(self, model: nn.Module, step: int, context: Context) -> tuple[Grouping, list[Block]]:
+        """The channels that can be cut, in the order they go.
 
-        ignored = ignored_paths(model, self.ignore)
-        if self.criterion == "taylor":
-            accumulate_gradients(model, context)
+        Raises StageError for a model without any; says which layers are left alone.
+        """
         inputs = context.data.example()
-        grouping = trusted(model, channel_groups(model, inputs, self.criterion, ignored), inputs)
-        for left in grouping.left_alone:
+        grouping = trusted(model, channel_groups(model, inputs, ignored_paths(model, self.ignore)), inputs)
+        found, unjudged = scored(model, grouping, self.criterion, context)
+        left_alone = (*grouping.left_alone, *unjudged)
+        grouping = replace(grouping, groups=tuple(each.group for each in found), left_alone=left_alone)
+        for left in left_alone if step == 1 else ():
             context.progress.say(f"{self.step_name}: {left}")
         if not grouping.groups:
             raise StageError(
                 f"{self.step_name}: the model has no layer whose channels can be pruned{_reasons(grouping)}. "
                 "Mend: drop the stage"
             )
-        return grouping
+        return grouping, self._in_scope(model, blocks(found, self.round_to, self.criterion), step, context)
 
-    def _out_of_reach(self, search: Search, grouping: Grouping) -> str:
+    def _in_scope(self, model: nn.Module, ordered: list[Block], step: int, context: Context) -> list[Block]:
+        match self.scope:
+            case "global":
+                return ordered
+            case "uniform":
+                return evenly(ordered, lambda group: group.layers)
+            case "isomorphic":
+                return evenly(ordered, structure(model))
+            case "sensitivity":
+                return by_rise(ordered, self._rises(model, ordered, step, context))
+
+    def _rises(
+        self, model: nn.Module, ordered: list[Block], step: int, context: Context
+    ) -> dict[str, list[tuple[float, float]]]:
+        """How the loss rises with the share of each group's channels that is gone."""
+
+        def measure() -> JsonValue:
+            return [each.model_dump() for each in sensitivities(model, ordered, context)]
+
+        measured = TypeAdapter(list[Sensitivity]).validate_python(context.decided(f"sensitivity-{step}", measure))
+        if step == 1:
+            context.journal.fact("sensitivity", [each.model_dump() for each in measured])
+        rises: dict[str, list[tuple[float, float]]] = {}
+        for each in measured:
+            rises.setdefault(each.layer, []).append((each.removed, each.loss_rise))
+        return rises
+
+    def _out_of_reach(self, search: Search, grouping: Grouping, share: float) -> str:
         if search.num_blocks == 0:
             return self._no_blocks(grouping)
         reached = search.cut(search.num_blocks).cost.share_of(search.uncut)[self.keep.measure]
         return (
-            f"{self.step_name}: cannot get down to {self.keep.share:.1%} of the {self.keep.measure}: with only "
+            f"{self.step_name}: cannot get down to {share:.1%} of the {self.keep.measure}: with only "
             f"{self.round_to} channels left wherever channels can go, {reached:.1%} remain{_reasons(grouping)}. "
             f"Mend: `keep: {{{self.keep.measure}: {ceil(reached * 1000) / 1000}}}` or more, or a lower `round_to`"
         )
 
-    def _too_slow(self, trials: list[Trial], grouping: Grouping, context: Context) -> str:
+    def _too_slow(self, trials: list[Trial], grouping: Grouping, share: float, context: Context) -> str:
         if not trials:
             return self._no_blocks(grouping)
         reached = min(trial.share for trial in trials)
         return (
-            f"{self.step_name}: cannot get down to {self.keep.share:.1%} of the engine's latency "
+            f"{self.step_name}: cannot get down to {share:.1%} of the engine's latency "
             f"({context.bench.label}): with only {self.round_to} channels left wherever channels can go, "
             f"{reached:.1%} remain, since every operator has a cost of its own{_reasons(grouping)}. "
             f"Mend: `keep: {{latency: {ceil(reached * 100) / 100}}}` or more, a lower `round_to`, or fewer layers"
@@ -193,16 +247,30 @@ class Prune(Stage, frozen=True, extra="forbid"):
             f"and so many always stay{_reasons(grouping)}. Mend: lower `round_to`, or drop the stage"
         )
 
-    def _record(self, model: nn.Module, search: Search, found: Cut, grouping: Grouping, context: Context) -> None:
-        shares = found.cost.share_of(search.uncut)
+    def _record(self, artifact: Artifact, made: "list[_Made]", context: Context) -> None:
+        uncut, last = made[0].search.uncut, made[-1]
+        shares = last.found.cost.share_of(uncut)
         context.journal.fact("asked", {self.keep.measure: self.keep.share})
         context.journal.fact("left", {name: round(share, 4) for name, share in shares.items()})
         context.journal.fact("criterion", self.criterion)
-        context.journal.fact("layers", _layer_facts(model, search, found))
-        context.journal.fact("left alone", [str(left) for left in grouping.left_alone])
+        context.journal.fact("scope", self.scope)
+        if self.steps > 1:
+            left = [each.found.cost.share_of(uncut) for each in made]
+            context.journal.fact("steps", [{"step": number, **each} for number, each in enumerate(left, 1)])
+        context.journal.fact("layers", _layer_facts(artifact.model, uncut, last.found))
+        context.journal.fact("left alone", [str(left) for left in last.grouping.left_alone])
 
 
-def _layer_facts(model: nn.Module, search: Search, found: Cut) -> list[dict[str, str | int]]:
+@dataclass(frozen=True)
+class _Made:
+    """One cut, and where it was found."""
+
+    search: Search
+    grouping: Grouping
+    found: Cut
+
+
+def _layer_facts(model: nn.Module, uncut: Cost, found: Cut) -> list[dict[str, str | int]]:
     before, after = layer_sizes(model), layer_sizes(found.model)
     return [
         {
@@ -212,7 +280,7 @@ def _layer_facts(model: nn.Module, search: Search, found: Cut) -> list[dict[str,
             "macs_before": macs_before,
             "macs_after": found.cost.macs_by_layer[path],
         }
-        for path, macs_before in search.uncut.macs_by_layer.items()
+        for path, macs_before in uncut.macs_by_layer.items()
         if path in before
     ]
 

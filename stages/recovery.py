@@ -25,16 +25,18 @@ class Recovery(DistillationTraining, frozen=True, extra="forbid"):
         return self
 
 
-def recover(artifact: Artifact, recovery: Recovery, context: Context, *, samples: int = 256) -> Artifact:
+def recover(
+    artifact: Artifact, recovery: Recovery, context: Context, *, samples: int = 256, name: str = "recover"
+) -> Artifact:
     """A copy of `artifact`, trained against the run's teacher; where it is quantized, under its quantizers.
 
     A quantized artifact's grids are calibrated anew on `samples` training samples, since the structure may have
-    changed under them; the training then follows them.
+    changed under them; the training then follows them. `name` tells the trainings of one step apart.
     """
     if artifact.quantization is not None:
-        return _recover_quantized(artifact, recovery, context, samples)
+        return _recover_quantized(artifact, recovery, context, samples, name)
     model = deepcopy(artifact.model)
-    learn(model, recovery, artifact.blueprint, context, name="recover")
+    learn(model, recovery, artifact.blueprint, context, name=name)
     return replace(artifact, model=model)
 
 
@@ -48,7 +50,7 @@ def calibrated_anew(artifact: Artifact, context: Context, samples: int = 256) ->
     return replace(artifact, quantization=calibrated(artifact.model, bits, context, samples))
 
 
-def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int) -> Artifact:
+def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int, name: str) -> Artifact:
     from ..pipeline.fake_quantization import fake_quantized, quantization_of
 
     artifact = calibrated_anew(artifact, context, samples)
@@ -57,7 +59,7 @@ def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context,
     if recovery.epochs == 0:
         return artifact
     student = fake_quantized(artifact.model, quantization, context.data.example())
-    learn(artifact.model, recovery, artifact.blueprint, context, name="recover", through=student)
+    learn(artifact.model, recovery, artifact.blueprint, context, name=name, through=student)
     model = deepcopy(artifact.model)
     # The capture drops buffers that eval mode does not read; the model keeps its own.
     model.load_state_dict(model.state_dict() | student.float_state())

@@ -1,11 +1,11 @@
 """Which channels must go together: Torch-Pruning's dependency groups, as plain values.
 
-Torch-Pruning only says what hangs together and how much it matters; cutting and proving are ours.
+Torch-Pruning only says what hangs together; judging, cutting and proving are ours.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,6 @@ from .selection import shared_paths
 
 NAMED_AT_MOST = 12
 """Layers that one sentence names; a long residual stream runs through dozens."""
-
-Criterion = Literal["l1", "l2", "taylor"]
 
 
 @dataclass(frozen=True)
@@ -44,18 +42,20 @@ class ChannelGroup:
     num_channels: int
     parts: int
     """Equal parts that must lose the same channels, one for each group of a grouped convolution; mostly 1."""
-    scores: tuple[float, ...]
-    """The importance of each channel, relative to the group's mean; for several parts, of each channel of a part."""
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers that lose outputs."""
         return tuple(member.path for member in self.members if member.writes)
 
+    @property
+    def num_units(self) -> int:
+        """How many channels a part has: what can be chosen among."""
+        return self.num_channels // self.parts
+
     def channels(self, units: Iterable[int]) -> set[int]:
         """The channels of the group at these positions of its parts."""
-        span = self.num_channels // self.parts
-        return {part * span + unit for unit in units for part in range(self.parts)}
+        return {part * self.num_units + unit for unit in units for part in range(self.parts)}
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def kept_channels(model: nn.Module, removals: Iterable[tuple[ChannelGroup, Itera
     }
 
 
-def channel_groups(model: nn.Module, inputs: Mapping[str, Tensor], criterion: Criterion, ignored: Set[str]) -> Grouping:
-    """The groups of `model`, which must ask for gradients everywhere (and hold them, for `taylor`).
+def channel_groups(model: nn.Module, inputs: Mapping[str, Tensor], ignored: Set[str]) -> Grouping:
+    """The groups of `model`, which must ask for gradients everywhere.
 
     Raises StageError when Torch-Pruning cannot follow the model.
     """
@@ -126,8 +126,7 @@ def channel_groups(model: nn.Module, inputs: Mapping[str, Tensor], criterion: Cr
         if reason:
             left_alone.append(LeftAlone(layers, reason))
         else:
-            parts = raw.parts()
-            groups.append(ChannelGroup(members, raw.num_channels, parts, raw.scores(criterion, parts)))
+            groups.append(ChannelGroup(members, raw.num_channels, raw.parts()))
     positions = {path: position for position, path in enumerate(all_channels(model))}
     groups.sort(key=lambda group: positions[group.layers[0]])
     return Grouping(tuple(groups), tuple(left_alone), outputs)
@@ -237,21 +236,7 @@ class _RawGroup:
         sizes = (size_of(module) for module in modules if isinstance(module, nn.Module))
         return max((size.groups for size in sizes if size and size.groups != size.out_channels), default=1)
 
-    def scores(self, criterion: Criterion, parts: int) -> tuple[float, ...]:
-        """Torch-Pruning's group importance: summed over the members' weights, divided by its mean."""
-        importance: Tensor = _importance(criterion)(self._group)
-        return tuple(float(score) for score in importance.view(parts, -1).mean(0))
-
 
 def _is_norm(module: nn.Module) -> bool:
     size = size_of(module)
     return size is not None and size.in_channels == 0
-
-
-def _importance(criterion: Criterion) -> Callable[[Any], Tensor]:
-    import torch_pruning  # pyright: ignore[reportMissingTypeStubs] # it has none
-
-    library: Any = torch_pruning.importance
-    if criterion == "taylor":
-        return library.GroupTaylorImportance()
-    return library.GroupMagnitudeImportance(p=1 if criterion == "l1" else 2)

@@ -1,49 +1,15 @@
 """The smallest cut that meets a budget, in steps of whole blocks of channels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
 
 from torch import Tensor, nn
 
 from ...pipeline.blueprint import Resize, layer_sizes
 from ...pipeline.cost import macs_by_layer, num_parameters
+from .blocks import Block
 from .channels import Channels, cut
-from .groups import ChannelGroup, Grouping, kept_channels
-
-
-@dataclass(frozen=True)
-class Block:
-    """Channels of one group that are removed in one step, so that counts stay multiples of what kernels like."""
-
-    group: ChannelGroup
-    units: tuple[int, ...]
-    price: float
-    """The share of its group's importance that is lost once it is gone."""
-
-
-def blocks(groups: Iterable[ChannelGroup], round_to: int) -> list[Block]:
-    """All blocks of all groups, the cheapest first; each group keeps its best `round_to` channels or more.
-
-    By their price, groups of even importance shrink at an even pace, those with idle channels faster, and none
-    collapses before the others. A group whose count is no multiple of `round_to` loses the odd channels first.
-    """
-    found = [block for group in groups for block in _blocks_of(group, round_to)]
-    return sorted(found, key=lambda block: block.price)  # stable: the price rises along a group's own blocks
-
-
-def _blocks_of(group: ChannelGroup, round_to: int) -> list[Block]:
-    step = round_to // gcd(round_to, group.parts)
-    order = sorted(range(len(group.scores)), key=lambda unit: group.scores[unit])
-    total, lost = sum(group.scores), 0.0
-    found: list[Block] = []
-    start, size = 0, len(order) % step or step
-    while len(order) - start - size >= step:
-        units = tuple(order[start : start + size])
-        lost += sum(group.scores[unit] for unit in units)
-        start, size = start + size, step
-        found.append(Block(group, units, lost / total if total > 0 else start / len(order)))
-    return found
+from .groups import Grouping, kept_channels
 
 
 @dataclass(frozen=True)
@@ -87,13 +53,19 @@ class Search:
     """Cuts of one model along one order of blocks."""
 
     def __init__(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], grouping: Grouping, ordered: Sequence[Block]
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        grouping: Grouping,
+        ordered: Sequence[Block],
+        uncut: Cost | None = None,
     ) -> None:
+        """Budgets are shares of `uncut`; of the model itself unless it was cut before."""
         self._model = model
         self._inputs = inputs
         self._outputs = grouping.outputs
         self._blocks = ordered
-        self.uncut = cost(model, inputs, grouping.outputs)
+        self.uncut = uncut or cost(model, inputs, grouping.outputs)
 
     @property
     def num_blocks(self) -> int:

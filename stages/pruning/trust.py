@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
+from ...pipeline.seeding import generator
 from .channels import CutError, cut
 from .groups import ChannelGroup, Grouping, LeftAlone, kept_channels
 from .proof import prove
@@ -13,8 +15,9 @@ from .proof import prove
 def trusted(model: nn.Module, grouping: Grouping, inputs: Mapping[str, Tensor]) -> Grouping:
     """The grouping without the groups whose cut cannot be proven; those are left alone, with the reason.
 
-    Each is tried with half of its channels gone, and with a single one, which no `chunk` divides evenly. They are tried
-    together and, where that fails, in halves: few are bad, and a proof runs the model four times.
+    Each is tried with half of its channels gone, drawn at random since a mix-up can agree with itself on regular ones,
+    and with a single one, which no `chunk` divides evenly. They are tried together and, where that fails, in halves:
+    few are bad, and a proof runs the model four times.
     """
     bad = _bad(model, grouping.groups, inputs)
     good = tuple(group for group in grouping.groups if all(group is not other for other, _ in bad))
@@ -35,8 +38,8 @@ def _bad(
 
 
 def _problem(model: nn.Module, groups: Sequence[ChannelGroup], inputs: Mapping[str, Tensor]) -> str | None:
-    halves = [(group, _weakest(group, len(group.scores) // 2)) for group in groups]
-    singles = [(group, _weakest(group, 1)) for group in groups if len(group.scores) > 1]
+    halves = [(group, _drawn(group, group.num_units // 2)) for group in groups]
+    singles = [(group, _drawn(group, 1)) for group in groups if group.num_units > 1]
     for removals in (halves, singles):
         kept = kept_channels(model, removals)
         try:
@@ -46,5 +49,5 @@ def _problem(model: nn.Module, groups: Sequence[ChannelGroup], inputs: Mapping[s
     return None
 
 
-def _weakest(group: ChannelGroup, count: int) -> list[int]:
-    return sorted(range(len(group.scores)), key=lambda unit: group.scores[unit])[:count]
+def _drawn(group: ChannelGroup, count: int) -> list[int]:
+    return [int(unit) for unit in torch.randperm(group.num_units, generator=generator(0, "trust"))[:count]]

@@ -80,7 +80,7 @@ class TestBudget:
         artifact, stage = new_artifact(width=32), Prune(keep=Budget(latency=0.8), recover=UNTRAINED)
         context = new_context()
         trial = Trial(blocks_removed=3, share=0.75, p50_ms=0.75, uncut_p50_ms=1.0)
-        (context.checkpoints / "latency.json").write_text(json.dumps([trial.model_dump()]))
+        (context.checkpoints / "latency-1.json").write_text(json.dumps([trial.model_dump()]))
         first, again = stage.run(artifact, context), stage.run(artifact, context)
         assert first.blueprint == again.blueprint
         assert context.journal.facts["engines timed"] == [trial.model_dump()]
@@ -90,7 +90,7 @@ class TestBudget:
     ) -> None:
         context = new_context()
         trial = Trial(blocks_removed=9, share=0.613, p50_ms=0.6, uncut_p50_ms=1.0)
-        (context.checkpoints / "latency.json").write_text(json.dumps([trial.model_dump()]))
+        (context.checkpoints / "latency-1.json").write_text(json.dumps([trial.model_dump()]))
         with pytest.raises(StageError, match=r"61\.3% remain.*Mend: `keep: \{latency: 0\.62\}`"):
             Prune(keep=Budget(latency=0.01), recover=UNTRAINED).run(new_artifact(width=16), context)
 

@@ -41,7 +41,7 @@ def proven(model: nn.Module, kept: dict[str, Channels]) -> None:
 
 
 CONV = resnet("conv")
-GROUPS = channel_groups(CONV, INPUTS, "l2", set()).groups
+GROUPS = channel_groups(CONV, INPUTS, set()).groups
 
 
 @settings(max_examples=15, deadline=None)

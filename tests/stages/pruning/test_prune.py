@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from potstill.pipeline.errors import StageError
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.prune import Budget, Prune
+from potstill.stages.pruning.importance import Criterion
 from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
@@ -51,7 +52,7 @@ class TestBudget:
         with pytest.raises(ValidationError):
             Budget(macs=share)
 
-    @pytest.mark.parametrize("criterion", ["l1", "l2", "taylor"])
+    @pytest.mark.parametrize("criterion", get_args(Criterion))
     def test_of_macs_is_met_from_just_below(
         self, criterion: str, new_artifact: NewArtifact, new_context: NewContext, data: Dataset
     ) -> None:
