@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,15 +40,32 @@ def audited(exported: "ModelProto", optimized: "ModelProto", min_int8_share: flo
     return Audit(layers=layers, int8_share=share, min_int8_share=min_int8_share)
 
 
+def without_float_layers(audit: Audit, paths: Collection[str]) -> Audit:
+    """The same audit with the layers in these modules marked as in float on purpose."""
+
+    def marked(layer: LayerPrecision) -> LayerPrecision:
+        within = any(layer.name == path or layer.name.startswith(f"{path}.") for path in paths)
+        if layer.precision == "int8" or not within:
+            return layer
+        return layer.model_copy(update={"reason": "the `quantize` stage left it in float", "on_purpose": True})
+
+    return audit.model_copy(update={"layers": tuple(map(marked, audit.layers))})
+
+
 def demand_share(audit: Audit, label: str) -> None:
-    """Raise AuditError when less runs in int8 than the target demands; names the layers and the reasons."""
-    if audit.min_int8_share is None or audit.int8_share >= audit.min_int8_share:
+    """Raise AuditError when less runs in int8 than the target demands; names the layers and the reasons.
+
+    Layers that are in float on purpose do not count.
+    """
+    asked = [layer for layer in audit.layers if not layer.on_purpose]
+    total = sum(layer.macs for layer in asked)
+    share = sum(layer.macs for layer in asked if layer.precision == "int8") / total if total else 0.0
+    if audit.min_int8_share is None or share >= audit.min_int8_share:
         return
-    total = sum(layer.macs for layer in audit.layers)
-    floats = sorted((layer for layer in audit.layers if layer.precision == "float"), key=lambda layer: -layer.macs)
+    floats = sorted((layer for layer in asked if layer.precision == "float"), key=lambda layer: -layer.macs)
     lines = [f"  {layer.name} ({layer.kind}, {layer.macs / total:.1%}): {layer.reason}" for layer in floats]
     raise AuditError(
-        f"{label}: {audit.int8_share:.1%} of the multiply-accumulates run in int8, "
+        f"{label}: {share:.1%} of the multiply-accumulates run in int8, "
         f"min_int8_share demands {audit.min_int8_share:.1%}. In float are\n" + "\n".join(lines) + "\n"
         "Mend: change the model where the reason says so, or lower min_int8_share."
     )

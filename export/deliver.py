@@ -16,7 +16,7 @@ from ..pipeline.errors import ExportError
 from ..pipeline.files import write_atomically
 from ..pipeline.fingerprints import fingerprint, sha256_of
 from ..pipeline.task import Task
-from .audit import demand_share
+from .audit import demand_share, without_float_layers
 from .diagnosis import diagnosis
 from .engine import Array
 from .latency import compare
@@ -92,8 +92,9 @@ def build_engine(
     with target.open(file) as engine:
         parity = parity_of(engine, artifact, data, precision)
     demand_parity(parity, f"{metadata.stage}, {label}")
-    audit = target.audit(file) if precision == INT8 else None
-    if audit is not None:
+    audit = None
+    if precision == INT8 and artifact.quantization is not None:
+        audit = without_float_layers(target.audit(file), artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
     built = BuiltEngine(
         folder=folder,

@@ -155,6 +155,8 @@ class LayerPrecision(Value):
     """For one sample."""
     reason: str
     """Why a layer is in float; for an int8 layer, the operator that runs it."""
+    on_purpose: bool = False
+    """Whether the model itself is quantized without this layer, so that no engine could run it in int8."""
 
 
 class Audit(Value):
@@ -164,7 +166,7 @@ class Audit(Value):
     int8_share: float
     """Of all multiply-accumulates."""
     min_int8_share: float | None
-    """What the target demands; None where it demands nothing."""
+    """What the target demands of the layers that are not in float on purpose; None where it demands nothing."""
 
 
 class EngineMeasurement(Value):

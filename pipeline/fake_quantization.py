@@ -172,14 +172,15 @@ class FakeQuantizedModel(Marked):
         return cast(ActivationQuantizer, self._quantizers[name])
 
     @contextmanager
-    def rounding(self, on: bool) -> Generator[None, None, None]:
-        """Within the block the quantizers round, or only look."""
-        for quantizer in self._quantizers.values():
+    def rounding(self, on: bool, names: Iterable[str] | None = None) -> Generator[None, None, None]:
+        """Within the block the quantizers of these names, by default all, round, or only look."""
+        chosen = [self._quantizers[name] for name in (self._quantizers if names is None else names)]
+        for quantizer in chosen:
             quantizer.rounds = on
         try:
             yield
         finally:
-            for quantizer in self._quantizers.values():
+            for quantizer in chosen:
                 quantizer.rounds = True
 
     def float_state(self) -> dict[str, Tensor]:

@@ -39,6 +39,8 @@ class Quantization(BaseModel):
     """Parameters by name; their scales follow from their values."""
     activations: dict[str, ActivationRange]
     """Grids by tensor name, as `tensor_names` gives them."""
+    float_layers: tuple[str, ...] = ()
+    """Paths of modules that are left in float, with all that is inside them."""
     shared: dict[str, str] = Field(default_factory=dict[str, str])
     """Tensors that only move or pick another one's values (flatten, max pooling) and so lie on its grid, by name."""
 

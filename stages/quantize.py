@@ -10,6 +10,8 @@ from ..pipeline.artifact import Artifact
 from ..pipeline.processor import has_int8_dot_product
 from ..pipeline.quantization import Quantization
 from .acceptance import Accept, accepted
+from .pruning.selection import ignored_paths
+from .quantization.mixed_precision import MixedPrecision, mixed
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
@@ -26,6 +28,10 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     """7 keeps x86 kernels without VNNI from saturating; `auto` is 8 where this processor has it, else 7."""
     calibration: Annotated[int, Field(ge=1)] = 256
     """Training samples looked at to find the activations' ranges."""
+    ignore: tuple[str, ...] = ()
+    """Patterns of module paths that stay in float, such as `head`."""
+    mixed_precision: MixedPrecision | None = None
+    """Which layers go back to float when they were measured in int8; none unless given."""
     accept: Accept = "always"
     """`faster` or `smaller` leaves the model in float where the calibrated engine is not, beyond noise, what is said
     here."""
@@ -38,9 +44,12 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         model, edit = fold_batch_norms(artifact.model, context.data.example())
         context.journal.fact("batch norms folded", len(edit.layers))
         context.journal.fact("weight bits", self._weight_bits(context))
-        placeholder = Quantization(weight_bits=self._bits, weights=(), activations={})
+        floats = tuple(sorted(ignored_paths(model, self.ignore)))
+        placeholder = Quantization(weight_bits=self._bits, weights=(), activations={}, float_layers=floats)
         blueprint = artifact.blueprint.with_edit(edit) if edit.layers else artifact.blueprint
         folded = replace(artifact, model=model, blueprint=blueprint, quantization=placeholder)
+        if self.mixed_precision is not None:
+            folded = mixed(folded, self.mixed_precision, context, self.calibration)
         if not accepted(artifact, folded, self.accept, context, self.calibration):
             return artifact
         quantized = recover(folded, self.recover, context, samples=self.calibration)
@@ -51,8 +60,8 @@ class Quantize(Stage, frozen=True, extra="forbid"):
 
     @property
     def decides_by_engine(self) -> bool:
-        """When the engine has to be faster or smaller."""
-        return self.accept != "always"
+        """When the engine, with a layer in float or as a whole, has to be faster or smaller."""
+        return self.accept != "always" or (self.mixed_precision is not None and self.mixed_precision.faster)
 
     @property
     def _bits(self) -> Literal[7, 8]:
@@ -68,9 +77,10 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         return f"7 ({reason})"
 
     def untrained(self) -> Self:
-        """The same quantizers, calibrated only."""
+        """The same quantizers, calibrated only, with nothing but what `ignore` names in float."""
         recovery = self.recover.model_copy(update={"epochs": 0})
-        return self.model_copy(update={"recover": recovery, "calibration": 8, "accept": "always"})
+        untrained = {"recover": recovery, "calibration": 8, "accept": "always", "mixed_precision": None}
+        return self.model_copy(update=untrained)
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:
         """A model is quantized once."""

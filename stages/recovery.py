@@ -46,8 +46,7 @@ def calibrated_anew(artifact: Artifact, context: Context, samples: int = 256) ->
         return artifact
     from .quantization.calibration import calibrated
 
-    bits = artifact.quantization.weight_bits
-    return replace(artifact, quantization=calibrated(artifact.model, bits, context, samples))
+    return replace(artifact, quantization=calibrated(artifact.model, artifact.quantization, context, samples))
 
 
 def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int, name: str) -> Artifact:

@@ -126,7 +126,10 @@ def audited(report: Report) -> EngineMeasurement | None:
 def audit_sentence(audit: Audit) -> str:
     """How much runs in int8, and how much had to."""
     num_int8 = sum(layer.precision == "int8" for layer in audit.layers)
-    asked = "" if audit.min_int8_share is None else f"; at least {wording.percent(audit.min_int8_share)} % was asked"
+    num_left = sum(layer.on_purpose for layer in audit.layers)
+    left = f"; `quantize` left {num_left} in float" if num_left else ""
+    asked = f"{left}; at least {wording.percent(audit.min_int8_share)} % was asked" if audit.min_int8_share else left
+    asked += " of the others" if num_left and audit.min_int8_share else ""
     return (
         f"{num_int8} of {len(audit.layers)} convolutions and linear layers run in int8, "
         f"{wording.percent(audit.int8_share)} % of the multiply-accumulates{asked}."

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ...pipeline.blueprint import layer_sizes
-from ...pipeline.data import Batch
-from ...pipeline.seeding import generator
+from ..judgement import SAMPLES, sampled
 from ..stage import Context
 
-SAMPLES = 512
-"""Training samples looked at; which ones follows from the step's seed."""
 SINGLE_SAMPLES = 128
-"""Of them, where each is a pass of its own."""
+"""Training samples looked at where each is a pass of its own."""
 
 
 def gradients(model: nn.Module, context: Context) -> dict[str, Tensor]:
@@ -47,26 +44,16 @@ def absolute_inputs(model: nn.Module, context: Context) -> dict[str, Tensor]:
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     with _listening(model, totals, counts):
-        for batch in batches(context, SAMPLES, context.data.batch_size, "activation"):
+        for batch in sampled(context, SAMPLES, context.data.batch_size, "activation of channels"):
             model.to(context.device).eval()(*batch.inputs.values())
     model.to("cpu")
     return {path: total.cpu() / counts[path] for path, total in totals.items()}
 
 
-def batches(context: Context, samples: int, batch_size: int, what: str) -> Iterator[Batch]:
-    """`samples` of the training split, unaugmented, on the run's device; the same ones in every run of the seed."""
-    train = context.data.train
-    drawn = torch.randperm(len(train), generator=generator(context.seed, "pruning"))[:samples]
-    with context.progress.track(f"{what} of channels", len(drawn)) as tracker:
-        for index in torch.split(drawn, batch_size):
-            yield context.to_device(train.batch(index))
-            tracker.advance(len(index))
-
-
 def _differentiated(model: nn.Module, context: Context, samples: int, batch_size: int) -> Iterator[None]:
     """The parameters hold one batch's gradients each time."""
     model.to(context.device).eval()
-    for batch in batches(context, samples, batch_size, "importance"):
+    for batch in sampled(context, samples, batch_size, "importance of channels"):
         model.zero_grad(set_to_none=True)
         torch.autograd.backward(context.task.loss(model(*batch.inputs.values()), batch.target))
         yield

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from ...pipeline.data import Batch
+from ..judgement import SAMPLES, judged, sampled
 from ..stage import Context
 from .blocks import Block
 from .channels import cut
-from .evidence import SAMPLES, batches
 from .groups import kept_channels
 
 DEPTHS = (0.25, 0.5, 0.75, 1.0)
@@ -37,27 +35,14 @@ def sensitivities(model: nn.Module, ordered: Sequence[Block], context: Context) 
     by_group: dict[str, list[Block]] = {}
     for block in ordered:
         by_group.setdefault(block.group.layers[0], []).append(block)
-    samples = list(batches(context, SAMPLES, context.data.batch_size, "sensitivity"))
-    whole, _ = _judged(model, samples, context)
+    samples = list(sampled(context, SAMPLES, context.data.batch_size, "sensitivity of channels"))
+    whole = judged(model.to(context.device), samples, context).loss
+    model.to("cpu")
     found: list[Sensitivity] = []
     for layer, own in by_group.items():
         for count in sorted({max(1, round(depth * len(own))) for depth in DEPTHS}):
             kept = kept_channels(model, ((block.group, block.units) for block in own[:count]))
-            loss, correct = _judged(cut(model, kept)[0].eval(), samples, context)
+            alone = judged(cut(model, kept)[0].to(context.device).eval(), samples, context)
             removed = sum(len(block.units) for block in own[:count]) / own[0].group.num_units
-            found.append(Sensitivity(layer=layer, removed=removed, loss_rise=loss - whole, correct=correct))
+            found.append(Sensitivity(layer=layer, removed=removed, loss_rise=alone.loss - whole, correct=alone.correct))
     return found
-
-
-@torch.no_grad()
-def _judged(model: nn.Module, samples: Sequence[Batch], context: Context) -> tuple[float, float]:
-    """The mean loss and the share of right samples."""
-    model.to(context.device)
-    loss = correct = count = 0.0
-    for batch in samples:
-        outputs = model(*batch.inputs.values())
-        loss += float(context.task.loss(outputs, batch.target)) * len(batch.target)
-        correct += context.task.correct(outputs, batch.target)
-        count += len(batch.target)
-    model.to("cpu")
-    return loss / count, correct / count

@@ -14,20 +14,23 @@ CALIBRATION_SAMPLES = 256
 
 @torch.no_grad()
 def calibrated(
-    model: nn.Module, weight_bits: int, context: Context, samples: int = CALIBRATION_SAMPLES
+    model: nn.Module, asked: Quantization, context: Context, samples: int = CALIBRATION_SAMPLES
 ) -> Quantization:
     """The placement for the model as it now is, each activation's range the mean of its batches' extremes.
+
+    Of `asked` the bits and the layers in float count; its tensors may be those of a model before it was cut.
 
     The samples are drawn from the training split without augmentation; nothing is rounded while they are looked at.
     """
     example = context.data.example()
-    placement = place(capture(model, example))
+    placement = place(capture(model, example), asked.float_layers)
     unknown = ActivationRange(scale=1.0, zero_point=0)
-    quantization = Quantization(
-        weight_bits=7 if weight_bits == 7 else 8,
-        weights=placement.weights,
-        activations=dict.fromkeys(placement.activations, unknown),
-        shared=placement.shared,
+    quantization = asked.model_copy(
+        update={
+            "weights": placement.weights,
+            "activations": dict.fromkeys(placement.activations, unknown),
+            "shared": placement.shared,
+        }
     )
     graph = fake_quantized(model, quantization, example)
     for name in placement.activations:

@@ -6,12 +6,13 @@ product becomes QLinearAdd or QLinearMul when both inputs and the output do. Har
 no integer kernel: they run in float between two quantizers, and the layers around them stay in int8.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
 from torch import fx
 
-from ...pipeline.quantization import operator_name, tensor_names
+from ...pipeline.quantization import module_path, operator_name, tensor_names
 
 LAYERS = frozenset({"conv1d", "conv2d", "linear"})
 RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "clamp"})
@@ -40,13 +41,15 @@ class Placement:
     shared: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def place(graph: fx.GraphModule) -> Placement:
-    """The placement for a captured graph whose batch norms are folded."""
+def place(graph: fx.GraphModule, floats: Collection[str] = ()) -> Placement:
+    """The placement for a captured graph whose batch norms are folded, with nothing for the modules in `floats`."""
     names = tensor_names(graph)
     weights: list[str] = []
     wanted: set[fx.Node] = set()
     for node in graph.graph.nodes:
         operator = operator_name(node)
+        if _is_within(node, floats):
+            continue
         if operator in LAYERS:
             weight = node.args[1]
             if names[weight] not in weights:
@@ -68,6 +71,17 @@ def place(graph: fx.GraphModule) -> Placement:
         activations=tuple(names[node] for node in graph.graph.nodes if node in owners),
         shared={names[node]: names[_grid_owner(node)] for node in moved},
     )
+
+
+def layer_paths(graph: fx.GraphModule, floats: Collection[str] = ()) -> list[str]:
+    """The modules with a layer that `place` quantizes, in the order they first run."""
+    layers = (node for node in graph.graph.nodes if operator_name(node) in LAYERS and not _is_within(node, floats))
+    return list(dict.fromkeys(module_path(node) for node in layers))
+
+
+def _is_within(node: fx.Node, paths: Collection[str]) -> bool:
+    own = module_path(node)
+    return any(own == path or own.startswith(f"{path}.") for path in paths)
 
 
 def _rectified(node: fx.Node) -> fx.Node:

@@ -1,0 +1,46 @@
+"""How good a model is on training samples, while a stage decides; validation and test samples are never looked at."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..pipeline.data import Batch
+from ..pipeline.seeding import generator
+from .stage import Context
+
+SAMPLES = 512
+"""Training samples that a decision looks at; which ones follows from the step's seed."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model does on some samples."""
+
+    loss: float
+    """The task's mean loss."""
+    correct: float
+    """The share of the samples that are right."""
+
+
+def sampled(context: Context, samples: int, batch_size: int, what: str) -> Iterator[Batch]:
+    """Samples of the training split, unaugmented, on the run's device; the same ones in every run of the seed."""
+    train = context.data.train
+    drawn = torch.randperm(len(train), generator=generator(context.seed, "judgement"))[:samples]
+    with context.progress.track(what, len(drawn)) as tracker:
+        for index in torch.split(drawn, batch_size):
+            yield context.to_device(train.batch(index))
+            tracker.advance(len(index))
+
+
+@torch.no_grad()
+def judged(model: Callable[..., Tensor], samples: Sequence[Batch], context: Context) -> Judgement:
+    """The model, which is in eval mode on the samples' device, on all of them."""
+    loss = correct = count = 0.0
+    for batch in samples:
+        outputs = model(*batch.inputs.values())
+        loss += float(context.task.loss(outputs, batch.target)) * len(batch.target)
+        correct += context.task.correct(outputs, batch.target)
+        count += len(batch.target)
+    return Judgement(loss / count, correct / count)
