@@ -136,9 +136,11 @@ _AnyQuantizer = ActivationQuantizer | WeightQuantizer
 class FakeQuantizedModel(Marked):
     """A captured graph with a quantizer on every tensor that its `Quantization` names."""
 
-    def __init__(self, graph: fx.GraphModule, quantizers: Mapping[str, _AnyQuantizer]) -> None:
+    def __init__(self, graph: fx.GraphModule, quantizers: Mapping[str, _AnyQuantizer], *, follows: bool) -> None:
+        """The activations' ranges follow what they see in training mode if `follows`, else they hold."""
         super().__init__()
         self.graph = graph
+        self._follows = follows
         self._quantizers = dict(quantizers)
         self.marks = {}
 
@@ -164,7 +166,7 @@ class FakeQuantizedModel(Marked):
         """Let the activation ranges follow what they see, or hold them; the captured operators have no modes."""
         self.training = mode
         for quantizer in self._quantizers.values():
-            quantizer.training = mode
+            quantizer.training = mode and self._follows
         return self
 
     def activation(self, name: str) -> ActivationQuantizer:
@@ -210,7 +212,8 @@ def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping
     quantizers = {name: cast(_AnyQuantizer, prepared.get_submodule(path)) for name, path in paths.items()}
     for name, grid in quantization.activations.items():
         cast(ActivationQuantizer, quantizers[name]).set_range(grid)
-    return FakeQuantizedModel(prepared, quantizers).train(mode=False)
+    follows = quantization.calibration.method == "min_max"
+    return FakeQuantizedModel(prepared, quantizers, follows=follows).train(mode=False)
 
 
 def _tapped(graph: fx.GraphModule, tap: str) -> fx.Node:

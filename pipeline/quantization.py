@@ -27,6 +27,26 @@ class ActivationRange(BaseModel):
     scale: Annotated[float, Field(gt=0)]
     zero_point: Annotated[int, Field(ge=0, le=ACTIVATION_LEVELS)]
 
+    @classmethod
+    def spanning(cls, low: float, high: float) -> "ActivationRange":
+        """The grid from `low`, at most 0, to `high`, at least 0."""
+        scale = max((high - low) / ACTIVATION_LEVELS, torch.finfo(torch.float32).eps)
+        return cls(scale=scale, zero_point=min(max(round(-low / scale), 0), ACTIVATION_LEVELS))
+
+
+class Calibration(BaseModel):
+    """How activations' ranges are found on real samples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["min_max", "percentile", "mse", "entropy"] = "min_max"
+    """`min_max`: the mean of the batches' extremes, which go on to follow the batches while the model trains.
+    `percentile`, `mse` and `entropy` clip what lies far out, and hold the range through the training."""
+    samples: Annotated[int, Field(ge=1)] = 256
+    """Training samples looked at, without augmentation."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    """For `percentile`: how many per cent of the values lie below the range's upper end, and above its lower one."""
+
 
 class Quantization(BaseModel):
     """Which tensors are quantized, and on which grid."""
@@ -39,6 +59,8 @@ class Quantization(BaseModel):
     """Parameters by name; their scales follow from their values."""
     activations: dict[str, ActivationRange]
     """Grids by tensor name, as `tensor_names` gives them."""
+    calibration: Calibration = Calibration()
+    """How the grids were found, and are found again where a later stage changes the model."""
     float_layers: tuple[str, ...] = ()
     """Paths of modules that are left in float, with all that is inside them."""
     shared: dict[str, str] = Field(default_factory=dict[str, str])

@@ -13,18 +13,18 @@ Accept = Literal["always", "faster", "smaller"]
 """What the built engine must be beside that of the model the stage was given, beyond noise; else the model goes on."""
 
 
-def accepted(before: Artifact, after: Artifact, accept: Accept, context: Context, samples: int = 256) -> bool:
+def accepted(before: Artifact, after: Artifact, accept: Accept, context: Context) -> bool:
     """Whether `after`'s engine is what was asked for; the comparison is a fact of the step, and is made once.
 
-    A quantized artifact's grids are calibrated on `samples` training samples. Says loudly where the engine is not what
-    was asked for. `always` asks nothing and times nothing.
+    A quantized artifact's grids are calibrated first. Says loudly where the engine is not what was asked for. `always`
+    asks nothing and times nothing.
     """
     if accept == "always":
         return True
 
     def measure() -> JsonValue:
         with context.bench.beside(before) as beside:
-            return beside(calibrated_anew(after, context, samples)).model_dump()
+            return beside(calibrated_anew(after, context)).model_dump()
 
     # A resumed step finds the numbers of the first time.
     found = Beside.model_validate(context.decided("accept", measure))

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
-
-from pydantic import Field
+from typing import ClassVar, Literal, Self
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.processor import has_int8_dot_product
-from ..pipeline.quantization import Quantization
+from ..pipeline.quantization import Calibration, Quantization
 from .acceptance import Accept, accepted
 from .pruning.selection import ignored_paths
 from .quantization.mixed_precision import MixedPrecision, mixed
@@ -26,8 +24,8 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     """uint8 activations, one affine grid a tensor; int8 weights, one symmetric scale an output channel."""
     weight_bits: Literal["auto", 7, 8] = "auto"
     """7 keeps x86 kernels without VNNI from saturating; `auto` is 8 where this processor has it, else 7."""
-    calibration: Annotated[int, Field(ge=1)] = 256
-    """Training samples looked at to find the activations' ranges."""
+    calibration: Calibration = Calibration()
+    """How the activations' ranges are found."""
     ignore: tuple[str, ...] = ()
     """Patterns of module paths that stay in float, such as `head`."""
     mixed_precision: MixedPrecision | None = None
@@ -43,16 +41,19 @@ class Quantize(Stage, frozen=True, extra="forbid"):
 
         model, edit = fold_batch_norms(artifact.model, context.data.example())
         context.journal.fact("batch norms folded", len(edit.layers))
+        context.journal.fact("calibration", self.calibration.method)
         context.journal.fact("weight bits", self._weight_bits(context))
         floats = tuple(sorted(ignored_paths(model, self.ignore)))
-        placeholder = Quantization(weight_bits=self._bits, weights=(), activations={}, float_layers=floats)
+        placeholder = Quantization(
+            weight_bits=self._bits, weights=(), activations={}, calibration=self.calibration, float_layers=floats
+        )
         blueprint = artifact.blueprint.with_edit(edit) if edit.layers else artifact.blueprint
         folded = replace(artifact, model=model, blueprint=blueprint, quantization=placeholder)
         if self.mixed_precision is not None:
-            folded = mixed(folded, self.mixed_precision, context, self.calibration)
-        if not accepted(artifact, folded, self.accept, context, self.calibration):
+            folded = mixed(folded, self.mixed_precision, context)
+        if not accepted(artifact, folded, self.accept, context):
             return artifact
-        quantized = recover(folded, self.recover, context, samples=self.calibration)
+        quantized = recover(folded, self.recover, context)
         assert quantized.quantization is not None
         context.journal.fact("quantized weights", len(quantized.quantization.weights))
         context.journal.fact("quantized activations", len(quantized.quantization.activations))
@@ -79,7 +80,8 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     def untrained(self) -> Self:
         """The same quantizers, calibrated only, with nothing but what `ignore` names in float."""
         recovery = self.recover.model_copy(update={"epochs": 0})
-        untrained = {"recover": recovery, "calibration": 8, "accept": "always", "mixed_precision": None}
+        calibration = self.calibration.model_copy(update={"samples": 8})
+        untrained = {"recover": recovery, "calibration": calibration, "accept": "always", "mixed_precision": None}
         return self.model_copy(update=untrained)
 
     def order_problem(self, earlier: Sequence[Stage]) -> str | None:

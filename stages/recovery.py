@@ -25,34 +25,32 @@ class Recovery(DistillationTraining, frozen=True, extra="forbid"):
         return self
 
 
-def recover(
-    artifact: Artifact, recovery: Recovery, context: Context, *, samples: int = 256, name: str = "recover"
-) -> Artifact:
+def recover(artifact: Artifact, recovery: Recovery, context: Context, *, name: str = "recover") -> Artifact:
     """A copy of `artifact`, trained against the run's teacher; where it is quantized, under its quantizers.
 
-    A quantized artifact's grids are calibrated anew on `samples` training samples, since the structure may have
-    changed under them; the training then follows them. `name` tells the trainings of one step apart.
+    A quantized artifact's grids are calibrated anew, since the structure may have changed under them; the training then
+    follows them, or holds them, as its calibration says. `name` tells the trainings of one step apart.
     """
     if artifact.quantization is not None:
-        return _recover_quantized(artifact, recovery, context, samples, name)
+        return _recover_quantized(artifact, recovery, context, name)
     model = deepcopy(artifact.model)
     learn(model, recovery, artifact.blueprint, context, name=name)
     return replace(artifact, model=model)
 
 
-def calibrated_anew(artifact: Artifact, context: Context, samples: int = 256) -> Artifact:
+def calibrated_anew(artifact: Artifact, context: Context) -> Artifact:
     """The artifact as an engine is built from it before it is trained on: a quantized one with fresh grids."""
     if artifact.quantization is None:
         return artifact
     from .quantization.calibration import calibrated
 
-    return replace(artifact, quantization=calibrated(artifact.model, artifact.quantization, context, samples))
+    return replace(artifact, quantization=calibrated(artifact.model, artifact.quantization, context))
 
 
-def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, samples: int, name: str) -> Artifact:
+def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, name: str) -> Artifact:
     from ..pipeline.fake_quantization import fake_quantized, quantization_of
 
-    artifact = calibrated_anew(artifact, context, samples)
+    artifact = calibrated_anew(artifact, context)
     quantization = artifact.quantization
     assert quantization is not None
     if recovery.epochs == 0:

@@ -74,12 +74,12 @@ class Decision(_Frozen):
     engines: tuple[TimedReturn, ...] = ()
 
 
-def mixed(artifact: Artifact, settings: MixedPrecision, context: Context, samples: int) -> Artifact:
+def mixed(artifact: Artifact, settings: MixedPrecision, context: Context) -> Artifact:
     """The artifact, which is to be calibrated, with more layers in float; measured once, also where a step resumes.
 
     Raises StageError where no layer would be left in int8.
     """
-    found = context.decided("mixed-precision", lambda: _decide(artifact, settings, context, samples).model_dump())
+    found = context.decided("mixed-precision", lambda: _decide(artifact, settings, context).model_dump())
     decision = TypeAdapter(Decision).validate_python(found)
     for name, rows in (("sensitivity", decision.sensitivity), ("engines timed", decision.engines)):
         if rows:
@@ -96,30 +96,30 @@ def mixed(artifact: Artifact, settings: MixedPrecision, context: Context, sample
     return artifact
 
 
-def _decide(artifact: Artifact, settings: MixedPrecision, context: Context, samples: int) -> Decision:
+def _decide(artifact: Artifact, settings: MixedPrecision, context: Context) -> Decision:
     layers = layer_paths(capture(artifact.model, context.data.example()), _quantization(artifact).float_layers)
     engines: tuple[TimedReturn, ...] = ()
     returned: tuple[Returned, ...] = ()
     if settings.faster:
-        engines, returned = _by_latency(artifact, layers, context, samples)
+        engines, returned = _by_latency(artifact, layers, context)
     sensitivity: tuple[LayerSensitivity, ...] = ()
     if settings.loss_rise is not None:
         faster = _with_floats(artifact, (row.layer for row in returned))
         left = [layer for layer in layers if layer not in _quantization(faster).float_layers]
-        sensitivity, sensitive = _by_loss(faster, left, settings.loss_rise, context, samples)
+        sensitivity, sensitive = _by_loss(faster, left, settings.loss_rise, context)
         returned = (*returned, *sensitive)
     return Decision(returned=returned, sensitivity=sensitivity, engines=engines)
 
 
 def _by_latency(
-    artifact: Artifact, layers: Iterable[str], context: Context, samples: int
+    artifact: Artifact, layers: Iterable[str], context: Context
 ) -> tuple[tuple[TimedReturn, ...], tuple[Returned, ...]]:
     context.progress.say(f"{context.step}: builds and times an engine for each layer in float ({context.bench.label})")
     engines: list[TimedReturn] = []
-    with context.bench.beside(calibrated_anew(artifact, context, samples)) as beside:
+    with context.bench.beside(calibrated_anew(artifact, context)) as beside:
 
         def timed(floats: Iterable[str]) -> Beside:
-            return beside(calibrated_anew(_with_floats(artifact, floats), context, samples))
+            return beside(calibrated_anew(_with_floats(artifact, floats), context))
 
         for layer in layers:
             found = timed((layer,))
@@ -132,12 +132,12 @@ def _by_latency(
 
 
 def _by_loss(
-    artifact: Artifact, layers: list[str], limit: float, context: Context, samples: int
+    artifact: Artifact, layers: list[str], limit: float, context: Context
 ) -> tuple[tuple[LayerSensitivity, ...], tuple[Returned, ...]]:
     shown = list(sampled(context, SAMPLES, context.data.batch_size, "sensitivity of layers"))
     whole = judged(artifact.model.to(context.device).eval(), shown, context).loss
     artifact.model.to("cpu")
-    in_int8 = _with_layers_in_float(artifact, context, samples, shown)
+    in_int8 = _with_layers_in_float(artifact, context, shown)
     all_int8 = in_int8(()).loss
     alone = {layer: in_int8((layer,)) for layer in layers}
     sensitivity = [
@@ -156,14 +156,14 @@ def _by_loss(
 
 
 def _with_layers_in_float(
-    artifact: Artifact, context: Context, samples: int, shown: list[Batch]
+    artifact: Artifact, context: Context, shown: list[Batch]
 ) -> Callable[[Collection[str]], Judgement]:
     """Judges the calibrated model with some layers in float: the quantizers that are there for them alone are off."""
     from ...pipeline.fake_quantization import fake_quantized
     from .calibration import calibrated
 
     example, asked = context.data.example(), _quantization(artifact)
-    student = fake_quantized(artifact.model, calibrated(artifact.model, asked, context, samples), example)
+    student = fake_quantized(artifact.model, calibrated(artifact.model, asked, context), example)
     student.to(context.device)
     graph = capture(artifact.model, example)
     all_names = _quantizers(graph, asked.float_layers)

@@ -27,7 +27,7 @@ teacher:
 stages:
   - {stage: train, epochs: 2, learning_rate: 0.1}
   - {stage: prune, keep: {macs: 0.8}, recover: {epochs: 1}}
-  - {stage: quantize, calibration: 64, recover: {epochs: 1}}
+  - {stage: quantize, calibration: {samples: 64}, recover: {epochs: 1}}
 targets:
   - {runtime: onnxruntime, device: cpu, precision: [int8], batch: [1]}
 """

@@ -135,7 +135,7 @@ stages:
   - {}
   - stage: quantize
     scheme: int4
-    calibration: 0
+    calibration: {samples: 0}
 targets:
   - {runtime: onnxruntime, precision: [fp16], threads: "1"}
 goal: 3
@@ -163,7 +163,7 @@ goal: 3
             "allowed: distill, factorize, prune, quantize, train",
             "a.yaml:15: stages[4]: the key `stage` is missing; allowed: distill, factorize, prune, quantize, train",
             "a.yaml:17: stages[5].scheme: must be int8, got 'int4'",
-            "a.yaml:18: stages[5].calibration: must be greater than or equal to 1, got 0",
+            "a.yaml:18: stages[5].calibration.samples: must be greater than or equal to 1, got 0",
             "a.yaml:20: targets[0].precision[0]: must be one of the allowed, got 'fp16'; allowed: fp32, int8",
             "a.yaml:20: targets[0].threads: must be a whole number, got '1'",
             "a.yaml:21: goal: unknown key; did you mean `goals`? "

@@ -16,6 +16,7 @@ from potstill.pipeline.blueprint import Factorize as FactorizeEdit
 from potstill.pipeline.cost import macs, macs_by_layer
 from potstill.pipeline.errors import StageError
 from potstill.pipeline.progress import Silent
+from potstill.pipeline.quantization import Calibration
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.factorization.decomposition import (
     rank_of_energy,
@@ -364,7 +365,7 @@ class TestOrders:
         stages = {
             "prune": Prune(keep=Budget(macs=0.8), recover=NO_RECOVERY),
             "factorize": stage(0.5, round_to=8),
-            "quantize": Quantize(recover=NO_RECOVERY, calibration=32),
+            "quantize": Quantize(recover=NO_RECOVERY, calibration=Calibration(samples=32)),
         }
         context = new_context()
         artifact, inputs = new_artifact(width=32), context.data.example()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.errors import ModelError
 from potstill.pipeline.fake_quantization import ActivationQuantizer, WeightQuantizer, converted, fake_quantized
-from potstill.pipeline.quantization import ActivationRange, capture, tensor_names
+from potstill.pipeline.quantization import ActivationRange, Calibration, capture, tensor_names
 from potstill.pipeline.taps import outputs_of
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import accuracy
@@ -282,6 +282,6 @@ class TestAccept:
         self, new_artifact: Callable[..., Artifact], new_context: Callable[..., Context]
     ) -> None:
         context = new_context()
-        stage = Quantize(accept="smaller", recover=Recovery(epochs=0), calibration=8)
+        stage = Quantize(accept="smaller", recover=Recovery(epochs=0), calibration=Calibration(samples=8))
         assert stage.run(new_artifact(width=32), context).quantization is not None
         assert "accepted" in context.journal.facts

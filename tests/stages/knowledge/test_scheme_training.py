@@ -66,7 +66,9 @@ class TestRecovery:
         origin = new_artifact(seed=1)
         context = new_context(Teacher(new_artifact(seed=2, width=16)))
         knowledge = ["byot", "cs_kd", "ps_kd", {"dml": {"peers": ["teacher"]}}]
-        stage = Quantize.model_validate({"calibration": 32, "recover": {"knowledge": knowledge, "epochs": 1}})
+        stage = Quantize.model_validate(
+            {"calibration": {"samples": 32}, "recover": {"knowledge": knowledge, "epochs": 1}}
+        )
         made = stage.run(origin, context)
         assert set(context.journal.curve[0].terms) == {"task", "byot", "cs_kd", "ps_kd", "dml", "dml itself"}
         assert set(made.model.state_dict()) == set(made.blueprint.build().state_dict())

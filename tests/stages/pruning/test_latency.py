@@ -12,6 +12,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.bench import Beside
 from potstill.pipeline.blueprint import Resize
 from potstill.pipeline.errors import StageError
+from potstill.pipeline.quantization import Calibration
 from potstill.stages.acceptance import accepted
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning.latency import Trial, best_of, trials_for
@@ -134,7 +135,7 @@ class TestBench:
 
         context = new_context()
         artifact = new_artifact(width=32)
-        quantized = Quantize(recover=UNTRAINED, calibration=8).run(artifact, context)
+        quantized = Quantize(recover=UNTRAINED, calibration=Calibration(samples=8)).run(artifact, context)
         with context.bench.beside(artifact) as timed:
             found = timed(quantized)
         assert found.candidate_bytes < 0.5 * found.baseline_bytes

@@ -1,0 +1,117 @@
+"""The range of an activation, from a histogram of its values, by the methods of the field."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...pipeline.quantization import ACTIVATION_LEVELS, Calibration
+
+NUM_BINS = 2048
+"""As in TensorRT's and ONNX Runtime's calibrators: eight bins to a level of the widest grid."""
+SHRINKS = 40
+"""Steps in which each end of a range is tried, from the extreme to a fortieth of it."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often an activation's values fall into equal bins between its extremes, zero among them."""
+
+    low: float
+    high: float
+    counts: Tensor
+    """(NUM_BINS,) float64."""
+
+    @classmethod
+    def empty(cls, low: float, high: float) -> "Histogram":
+        """Between these extremes, widened to hold zero and not to be a single point."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        return cls(low, high if high > low else low + 1e-6, torch.zeros(NUM_BINS, dtype=torch.float64))
+
+    def add(self, values: Tensor) -> None:
+        """Count these values too."""
+        self.counts.add_(torch.histc(values.double().cpu(), NUM_BINS, self.low, self.high))
+
+    @property
+    def centers(self) -> Tensor:
+        """The value that stands for each bin."""
+        width = (self.high - self.low) / NUM_BINS
+        return self.low + width * (torch.arange(NUM_BINS, dtype=torch.float64) + 0.5)
+
+
+def chosen_range(histogram: Histogram, calibration: Calibration) -> tuple[float, float]:
+    """The low and high end that `calibration.method` chooses; zero is always between them.
+
+    `percentile`: what a share of the values lies below, and above. `mse`: least squared error of the values after
+    rounding and clipping. `entropy`: least Kullback-Leibler divergence of the rounded from the clipped distribution
+    (Migacz 2017, 8-bit Inference with TensorRT).
+    """
+    match calibration.method:
+        case "min_max":
+            return histogram.low, histogram.high
+        case "percentile":
+            return _percentiles(histogram, calibration.percentile / 100)
+        case "mse":
+            return min(_candidates(histogram), key=lambda ends: squared_error(histogram, *ends))
+        case "entropy":
+            return min(_shrunk(histogram), key=lambda ends: divergence(histogram, *ends))
+
+
+def _percentiles(histogram: Histogram, share: float) -> tuple[float, float]:
+    cumulative = histogram.counts.cumsum(0) / histogram.counts.sum()
+    edges = torch.linspace(histogram.low, histogram.high, NUM_BINS + 1, dtype=torch.float64)
+    high = edges[1 + int(torch.searchsorted(cumulative, share).clamp(max=NUM_BINS - 1))]
+    low = edges[int(torch.searchsorted(cumulative, 1 - share, right=True).clamp(max=NUM_BINS - 1))]
+    return min(float(low), 0.0), max(float(high), 0.0)
+
+
+def _candidates(histogram: Histogram) -> Iterator[tuple[float, float]]:
+    """Each end shrunk by itself; an end at zero stays there."""
+    steps = [step / SHRINKS for step in range(SHRINKS, 0, -1)]
+    for low in steps if histogram.low < 0 else [1.0]:
+        for high in steps if histogram.high > 0 else [1.0]:
+            yield histogram.low * low, histogram.high * high
+
+
+def _shrunk(histogram: Histogram) -> Iterator[tuple[float, float]]:
+    """Both ends shrunk alike, down to where a bin is a level."""
+    least = (ACTIVATION_LEVELS + 1) / NUM_BINS
+    for step in range(2 * SHRINKS, 0, -1):
+        share = step / (2 * SHRINKS)
+        if share >= least:
+            yield histogram.low * share, histogram.high * share
+
+
+def squared_error(histogram: Histogram, low: float, high: float) -> float:
+    """The mean squared difference between the values and what a uint8 grid from `low` to `high` makes of them."""
+    scale = (high - low) / ACTIVATION_LEVELS
+    zero_point = round(-low / scale)
+    values = histogram.centers
+    codes = torch.clamp(torch.round(values / scale) + zero_point, 0, ACTIVATION_LEVELS)
+    errors = ((codes - zero_point) * scale - values).square()
+    return float((histogram.counts * errors).sum() / histogram.counts.sum())
+
+
+def divergence(histogram: Histogram, low: float, high: float) -> float:
+    """KL(P ‖ Q) in nats: P the values clipped to the range, Q the same on as many levels as the grid has.
+
+    Each level's count is spread evenly over those of its bins that hold any value.
+    """
+    centers, counts = histogram.centers, histogram.counts
+    inside = (centers >= low) & (centers <= high)
+    positions = inside.nonzero().flatten()
+    first, last = int(positions[0]), int(positions[-1])
+    kept = counts[first : last + 1]
+    clipped = kept.clone()
+    clipped[0] += counts[:first].sum()
+    clipped[-1] += counts[last + 1 :].sum()
+    level = torch.arange(len(kept)) * (ACTIVATION_LEVELS + 1) // len(kept)
+    held = (kept > 0).double()
+    totals = torch.zeros(ACTIVATION_LEVELS + 1, dtype=torch.float64).index_add_(0, level, kept)
+    bins = torch.zeros_like(totals).index_add_(0, level, held)
+    some = clipped > 0
+    # An end bin that held nothing until what lies beyond was clipped into it counts as if it had held one value.
+    spread = ((totals / bins.clamp(min=1))[level] * held)[some].clamp(min=1)
+    p, q = clipped[some] / clipped.sum(), spread / spread.sum()
+    return float((p * (p / q).log()).sum())
