@@ -31,9 +31,9 @@ class LayerSize(_Frozen):
 class Factors(_Frozen):
     """How a layer was split into a product of smaller ones."""
 
-    kind: Literal["svd", "tucker2"]
+    kind: Literal["svd", "tucker2", "spatial"]
     ranks: tuple[int, ...]
-    """`svd`: the inner width; `tucker2`: the inner widths of input and output, full where that side stays whole."""
+    """`svd`, `spatial`: the inner width; `tucker2`: those of input and output, full where that side stays whole."""
 
 
 class Resize(_Frozen):
@@ -215,6 +215,8 @@ def factored(layer: nn.Module, factors: Factors, path: str) -> nn.Sequential:
             return _factored_pointwise(layer, *factors.ranks)
         if factors.kind == "tucker2" and len(factors.ranks) == 2:
             return _factored_kernel(layer, *factors.ranks)
+        if factors.kind == "spatial" and len(factors.ranks) == 1:
+            return _factored_by_axes(layer, *factors.ranks)
     raise ArtifactError(
         f"the blueprint factorizes `{path}`, a {type(layer).__name__}, by {factors.kind} with ranks {factors.ranks}, "
         "which do not fit such a layer"
@@ -240,18 +242,33 @@ def _factored_kernel(layer: nn.Conv2d, rank_in: int, rank_out: int) -> nn.Sequen
     return nn.Sequential(*before, _spatial(layer, rank_in, rank_out, bias=bias and not after), *after)
 
 
+def _factored_by_axes(layer: nn.Conv2d, rank: int) -> nn.Sequential:
+    """A convolution down the columns, then one along the rows, each with its own axis's settings."""
+    first = _spatial(layer, layer.in_channels, rank, bias=False, axis=0)
+    return nn.Sequential(first, _spatial(layer, rank, layer.out_channels, bias=_has_bias(layer), axis=1))
+
+
 def _has_bias(layer: Any) -> bool:
     return layer.bias is not None
 
 
-def _spatial(layer: nn.Conv2d, in_channels: int, out_channels: int, *, bias: bool) -> nn.Conv2d:
+def _spatial(
+    layer: nn.Conv2d, in_channels: int, out_channels: int, *, bias: bool, axis: int | None = None
+) -> nn.Conv2d:
+    """A convolution with the layer's window, or with that of one axis and nothing along the other one."""
+
+    def along(settings: Any, idle: int) -> Any:
+        if axis is None or isinstance(settings, str):
+            return settings
+        return (settings[0], idle) if axis == 0 else (idle, settings[1])
+
     return nn.Conv2d(
         in_channels,
         out_channels,
-        cast(tuple[int, int], layer.kernel_size),
-        stride=cast(tuple[int, int], layer.stride),
-        padding=cast(str | tuple[int, int], layer.padding),
-        dilation=cast(tuple[int, int], layer.dilation),
+        along(layer.kernel_size, 1),
+        stride=along(layer.stride, 1),
+        padding=along(layer.padding, 0),
+        dilation=along(layer.dilation, 1),
         bias=bias,
         padding_mode=cast(Any, layer.padding_mode),
     )

@@ -1,38 +1,68 @@
 """Factorization: layers become products of thinner ones where that saves multiply-accumulates."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Factorize as FactorizeEdit
 from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
+from .factorization.ranks import Kind
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
 if TYPE_CHECKING:
-    from .factorization.layers import Plan
+    from .factorization.layers import Costs, Plan
+    from .factorization.ranks import Choice, LayerRanks
 
 
-class KeptEnergy(BaseModel):
-    """How much of each weight has to survive."""
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Keep(BaseModel):
+    """What decides the ranks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    energy: Annotated[float, Field(gt=0, le=1)]
-    """The share of a weight's squared Frobenius norm that its factors keep at least."""
+    energy: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The share of each weight's squared Frobenius norm that its factors keep at least."""
+    macs: Share | None = None
+    """The share of the model's multiply-accumulates that may be left: the same energy for all layers, the most that
+    meets it, so that layers lose rank where it costs little. Counted before `accept` looks at the engine."""
+    ratio: Share | None = None
+    """The share of its own multiply-accumulates that each layer may keep."""
+    vbmf: Literal[True] | None = None
+    """Every weight keeps what stands out of its noise, by empirical variational Bayes (Nakajima et al. 2013)."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = self.model_dump(exclude_none=True)
+        if len(given) != 1:
+            raise ValueError(
+                "give exactly one of `energy`, `macs`, `ratio` and `vbmf`, such as `keep: {energy: 0.9}`; "
+                f"given: {' and '.join(given) or 'none'}"
+            )
+        return self
+
+    def __str__(self) -> str:
+        ((rule, value),) = self.model_dump(exclude_none=True).items()
+        return f"`keep: {{{rule}: {'true' if value is True else f'{value:g}'}}}`"
 
 
 class Factorize(Stage, frozen=True, extra="forbid"):
-    """Split layers into low-rank factors, SVD or Tucker-2, where that saves work, and distil the teacher again."""
+    """Split layers into low-rank factors where that saves work, and distil the teacher again."""
 
     compresses: ClassVar[bool] = True
 
     stage: Literal["factorize"] = "factorize"  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe
-    keep: KeptEnergy
+    keep: Keep
+    """What decides the ranks, such as `{energy: 0.9}`."""
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("svd", "tucker2")
+    """The factors to choose from: the kind that costs least at the same energy."""
     round_to: Annotated[int, Field(ge=1)] = 8
     """Ranks are rounded up to a multiple of this, which kernels run fuller on."""
     ignore: tuple[str, ...] = ()
@@ -45,22 +75,24 @@ class Factorize(Stage, frozen=True, extra="forbid"):
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """The artifact with its paying layers factorized and trained on; the same artifact where none pays."""
         from .factorization.confirmation import confirmed
-        from .factorization.layers import applied, plans
+        from .factorization.layers import Costs, applied, candidates, plans
 
         inputs = context.data.example()
-        candidates = plans(artifact.model, inputs, self.keep.energy, self.round_to, self.ignore)
-        if not candidates:
+        layers = candidates(artifact.model, inputs, self.kinds, self.round_to)
+        if not layers:
             raise StageError(
-                f"{context.step}: the model has no linear layer and no ungrouped 2-d convolution to factorize. "
-                "Mend: drop the stage"
+                f"{context.step}: the model has no linear layer and no ungrouped 2-d convolution to factorize by "
+                f"{', '.join(self.kinds)}. Mend: drop the stage, or give more `kinds`"
             )
+        costs = Costs(artifact.model, inputs, self.ignore)
+        planned = plans(artifact.model, self._choice(layers, costs), costs)
         if self.accept == "faster":
-            candidates = confirmed(artifact.model, candidates, context)
-        context.journal.fact("layers", [plan.fact() for plan in candidates])
-        paying = [plan for plan in candidates if plan.pays]
-        context.journal.fact("factorized layers", f"{len(paying)} of {len(candidates)}")
+            planned = confirmed(artifact.model, planned, context)
+        context.journal.fact("layers", [plan.fact() for plan in planned])
+        paying = [plan for plan in planned if plan.pays]
+        context.journal.fact("factorized layers", f"{len(paying)} of {len(planned)}")
         if not paying:
-            context.progress.say(f"{self.step_name}: NOTHING FACTORIZED, {self._nothing_pays(candidates)}")
+            context.progress.say(f"{self.step_name}: NOTHING FACTORIZED, {self._nothing_pays(planned)}")
             return artifact
         model = applied(artifact.model, paying, inputs)
         edit = FactorizeEdit(layers={plan.path: plan.factors for plan in paying})
@@ -74,16 +106,38 @@ class Factorize(Stage, frozen=True, extra="forbid"):
         """When the engine has to be faster or smaller."""
         return self.accept != "always"
 
-    def _nothing_pays(self, candidates: "Sequence[Plan]") -> str:
-        cheaper = sum(plan.macs_after < plan.macs_before for plan in candidates)
+    def _choice(self, layers: "Mapping[str, LayerRanks]", costs: "Costs") -> "Choice":
+        """The factors of every layer. Raises StageError where no ranks meet a budget."""
+        from .factorization.ranks import within_budget, within_ratio
+
+        keep = self.keep
+        if keep.vbmf:
+            return {path: layer.of_noise() for path, layer in layers.items()}
+        if keep.energy is not None:
+            return {path: layer.of_energy(keep.energy) for path, layer in layers.items()}
+        if keep.ratio is not None:
+            return within_ratio(layers, keep.ratio, costs.shares)
+        assert keep.macs is not None
+        choice = within_budget(layers, keep.macs, costs.share_of_model)
+        if choice is None:
+            least = costs.share_of_model({path: layer.of_energy(0) for path, layer in layers.items()})
+            raise StageError(
+                f"{self.step_name}: cannot get down to {keep.macs:.1%} of the multiply-accumulates: with ranks of "
+                f"{self.round_to} in every layer that can be factorized, {least:.1%} remain. "
+                f"Mend: `keep: {{macs: {ceil(least * 1000) / 1000}}}` or more, or a lower `round_to`"
+            )
+        return choice
+
+    def _nothing_pays(self, planned: "Sequence[Plan]") -> str:
+        cheaper = sum(plan.macs_after < plan.macs_before for plan in planned)
         if self.accept == "faster" and cheaper:
             return (
                 f"{cheaper} layers' factors take fewer multiply-accumulates, but the engine of none is faster than the "
-                "layer's own; the model goes on unchanged. A lower `keep.energy` lowers ranks."
+                "layer's own; the model goes on unchanged. A lower number in `keep` lowers ranks."
             )
         return (
-            f"at energy {self.keep.energy:g} no layer's factors take fewer multiply-accumulates than the layer; "
-            "the model goes on unchanged. A lower `keep.energy` lowers ranks."
+            f"with {self.keep} no layer's factors take fewer multiply-accumulates than the layer; "
+            "the model goes on unchanged. A lower number in `keep` lowers ranks."
         )
 
     def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:

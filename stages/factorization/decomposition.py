@@ -1,7 +1,6 @@
-"""The arithmetic of low rank: truncated SVD for matrices, Tucker-2 for kernels, ranks by energy; all in float64."""
+"""The arithmetic of low rank: truncated SVD for matrices, Tucker-2 and spatial factors for kernels; all in float64."""
 
-import math
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -25,9 +24,16 @@ def rounded_up(rank: int, round_to: int, full: int) -> int:
     return min(-(-rank // round_to) * round_to, full)
 
 
-def svd_rank(weight: Tensor, share: float) -> int:
-    """The rank that keeps `share` of the squared Frobenius norm of a matrix (out, in)."""
-    return rank_of_energy(_linalg.svdvals(weight.double()).square(), share)
+def energies(matrix: Tensor) -> Tensor:
+    """The squared singular values of a matrix, descending."""
+    return cast(Tensor, _linalg.svdvals(matrix.double())).square()
+
+
+def unfolded(weight: Tensor, mode: int | Literal["spatial"]) -> Tensor:
+    """A kernel (out, in, h, w) as a matrix: its first or second mode against all else, or (in · h, w · out)."""
+    if mode == "spatial":
+        return weight.permute(1, 2, 3, 0).flatten(0, 1).flatten(1)
+    return weight.movedim(mode, 0).flatten(1)
 
 
 def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -40,23 +46,44 @@ def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return roots[:, None] * right[:rank], left[:, :rank] * roots
 
 
-def tucker2_ranks(weight: Tensor, share: float, *, round_to: int = 1, input_positions: float = 1.0) -> tuple[int, int]:
-    """The cheapest ranks (in, out), multiples of `round_to` or full, that keep `share` of a kernel's squared norm.
+def spatial_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Kernels (rank, in, h, 1) and (out, rank, 1, w) whose product over the rank is the nearest to `weight`.
 
-    `input_positions` is how many positions the input has for each of the output, which a stride makes more than one.
-    The energy of every pair is known beforehand: bases are orthonormal, so it is that of a corner of the full core.
+    Jaderberg et al. 2014 (arXiv:1405.3866), scheme 2, in closed form: the SVD of the kernel as (in · h, w · out).
+    """
+    size_out, size_in, height, width = weight.shape
+    second, first = svd_factors(unfolded(weight, "spatial"), rank)
+    vertical = first.T.reshape(rank, size_in, height, 1)
+    horizontal = second.reshape(rank, width, size_out).permute(2, 0, 1)[:, :, None, :]
+    return vertical, horizontal
+
+
+def tucker2_energies(weight: Tensor) -> Tensor:
+    """The energy (out, in) that ranks of so many leading basis vectors keep of a kernel.
+
+    It is known for every pair beforehand: bases are orthonormal, so it is that of a corner of the full core.
     """
     kernel = weight.double()
-    size_out, size_in, *window = kernel.shape
     full_core = torch.einsum("oihw,or,is->rshw", kernel, _spectrum(kernel, 0)[1], _spectrum(kernel, 1)[1])
-    kept = full_core.square().sum((2, 3)).cumsum(0).cumsum(1)
+    return full_core.square().sum((2, 3)).cumsum(0).cumsum(1)
+
+
+def cheapest_tucker2_ranks(
+    kept: Tensor, share: float, window: int, round_to: int = 1, input_positions: float = 1.0
+) -> tuple[int, int]:
+    """The cheapest ranks (in, out), multiples of `round_to` or full, that keep `share` of a kernel's squared norm.
+
+    `kept` is what `tucker2_energies` says, `window` the kernel's height times width, and `input_positions` how many
+    positions the input has for each of the output, which a stride makes more than one.
+    """
+    size_out, size_in = kept.shape
     needed = share * float(kept[-1, -1])
 
     def price(ranks: tuple[int, int]) -> float:
         rank_in, rank_out = ranks
         before = input_positions * size_in * rank_in if rank_in < size_in else 0
         after = rank_out * size_out if rank_out < size_out else 0
-        return before + rank_in * rank_out * math.prod(window) + after
+        return before + rank_in * rank_out * window + after
 
     pairs = [
         (rank_in, rank_out)
@@ -94,7 +121,7 @@ def _basis(kernel: Tensor, mode: int, rank: int) -> Tensor:
 
 def _spectrum(kernel: Tensor, mode: int) -> tuple[Tensor, Tensor]:
     """Squared singular values, descending, and left singular vectors of the unfolding along `mode`."""
-    unfolded = kernel.movedim(mode, 0).flatten(1)
+    matrix = unfolded(kernel, mode)
     # The Gram matrix is as small as the mode, where the unfolding is wider by the other channels times the kernel.
-    values, vectors = cast(tuple[Tensor, Tensor], _linalg.eigh(unfolded @ unfolded.T))
+    values, vectors = cast(tuple[Tensor, Tensor], _linalg.eigh(matrix @ matrix.T))
     return values.flip(0).clamp(min=0), vectors.flip(1)

@@ -1,6 +1,5 @@
 """Which layers of a model are worth factorizing, and putting the factors in their place."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from ...pipeline.blueprint import Factors, factored
 from ...pipeline.cost import macs_by_layer
 from ...pipeline.errors import StageError
 from ..pruning.selection import ignored_paths, shared_paths
-from .decomposition import rounded_up, svd_factors, svd_rank, tucker2_factors, tucker2_ranks
+from .decomposition import spatial_factors, svd_factors, tucker2_factors
+from .ranks import Choice, Kind, LayerRanks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +51,63 @@ class Plan:
         }
 
 
-def plans(
-    model: nn.Module, inputs: Mapping[str, Tensor], energy: float, round_to: int, ignore: Sequence[str]
-) -> list[Plan]:
-    """A plan for every linear layer and ungrouped 2-d convolution that runs, in the model's order.
+def candidates(
+    model: nn.Module, inputs: Mapping[str, Tensor], kinds: Sequence[Kind], round_to: int
+) -> dict[str, LayerRanks]:
+    """Every linear layer and ungrouped 2-d convolution that runs and that one of the kinds is for, in their order."""
+    runs = macs_by_layer(model, inputs)
+    layers = {
+        path: LayerRanks(layer, kinds, round_to)
+        for path, layer in cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+        if path in runs and _can_be_factorized(layer)
+    }
+    return {path: layer for path, layer in layers.items() if layer.is_candidate}
 
-    A layer called twice counts twice. Raises StageError where an `ignore` pattern matches nothing, and where the model
-    does not run once those that are not ignored are factorized.
-    """
-    ignored = ignored_paths(model, ignore)
-    before = macs_by_layer(model, inputs)
-    shared = shared_paths(model)
-    candidates: dict[str, Factors] = {}
-    for path, layer in cast(Iterable[tuple[str, nn.Module]], model.named_modules()):
-        if path in before and _can_be_factorized(layer):
-            candidates[path] = _chosen_factors(layer, energy, round_to)
-    measured = deepcopy(model)
-    for path, factors in candidates.items():
-        if _reason_to_keep(path, ignored, shared) is None:
-            measured.set_submodule(path, factored(measured.get_submodule(path), factors, path))
-    after = _macs_of_factorized(measured, inputs)
+
+class Costs:
+    """What a model costs with some of its layers factorized."""
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], ignore: Sequence[str]) -> None:
+        """Raises StageError where an `ignore` pattern matches nothing."""
+        self._model = model
+        self._inputs = inputs
+        self._ignored = ignored_paths(model, ignore)
+        self._shared = shared_paths(model)
+        self.before = macs_by_layer(model, inputs)
+
+    def reason_to_keep(self, path: str) -> str | None:
+        """Why the layer stays whole whatever its factors cost."""
+        if path in self._ignored:
+            return "named in `ignore`"
+        return "shares its weight with another layer" if path in self._shared else None
+
+    def after(self, choice: Choice) -> dict[str, int]:
+        """The multiply-accumulates of each layer's factors; a layer called twice counts twice.
+
+        Raises StageError where the model does not run once those that may be are factorized.
+        """
+        measured = deepcopy(self._model)
+        for path, factors in choice.items():
+            if self.reason_to_keep(path) is None:
+                measured.set_submodule(path, factored(measured.get_submodule(path), factors, path))
+        cost = _macs_of_factorized(measured, self._inputs)
+        return {path: _macs_within(path, cost) for path in choice}
+
+    def shares(self, choice: Choice) -> dict[str, float]:
+        """The cost of each layer's factors, as a share of the layer's."""
+        return {path: macs / self.before[path] for path, macs in self.after(choice).items()}
+
+    def share_of_model(self, choice: Choice) -> float:
+        """The cost of the model with every layer factorized that costs less so, as a share of the whole model's."""
+        saved = sum(max(self.before[path] - macs, 0) for path, macs in self.after(choice).items())
+        return 1 - saved / max(sum(self.before.values()), 1)
+
+
+def plans(model: nn.Module, choice: Choice, costs: Costs) -> list[Plan]:
+    """A plan for every layer of the choice, in its order."""
+    after = costs.after(choice)
     found: list[Plan] = []
-    for path, factors in candidates.items():
+    for path, factors in choice.items():
         weight = model.get_submodule(path).weight
         assert isinstance(weight, Tensor)
         found.append(
@@ -80,9 +115,9 @@ def plans(
                 path=path,
                 factors=factors,
                 energy=_kept_energy(weight, factors),
-                macs_before=before[path],
-                macs_after=_macs_within(path, after),
-                kept_because=_reason_to_keep(path, ignored, shared),
+                macs_before=costs.before[path],
+                macs_after=after[path],
+                kept_because=costs.reason_to_keep(path),
             )
         )
     return found
@@ -142,24 +177,14 @@ def _can_be_factorized(layer: nn.Module) -> bool:
     return type(layer) is nn.Conv2d and layer.groups == 1
 
 
-def _chosen_factors(layer: nn.Module, energy: float, round_to: int) -> Factors:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    weight = weight.detach()
-    if weight.ndim == 2 or weight.shape[2:] == (1, 1):
-        matrix = weight.flatten(1)
-        rank = rounded_up(svd_rank(matrix, energy), round_to, min(matrix.shape))
-        return Factors(kind="svd", ranks=(rank,))
-    positions = math.prod(cast(tuple[int, int], layer.stride))
-    return Factors(kind="tucker2", ranks=tucker2_ranks(weight, energy, round_to=round_to, input_positions=positions))
-
-
 def _factor_weights(weight: Tensor, factors: Factors) -> list[Tensor]:
     """The weights of the factors in the order they run, without those of full rank that `factored` leaves out."""
     if factors.kind == "svd":
         first, second = svd_factors(weight.flatten(1), factors.ranks[0])
         trailing = (1,) * (weight.ndim - 2)
         return [first.reshape(*first.shape, *trailing), second.reshape(*second.shape, *trailing)]
+    if factors.kind == "spatial":
+        return [*spatial_factors(weight, factors.ranks[0])]
     rank_in, rank_out = factors.ranks
     basis_in, basis_out, core = tucker2_factors(weight, (rank_in, rank_out))
     before = [basis_in.T[:, :, None, None]] if rank_in < weight.shape[1] else []
@@ -176,12 +201,10 @@ def _kept_energy(weight: Tensor, factors: Factors) -> float:
     if factors.kind == "svd":
         first, second = svd_factors(kernel.flatten(1), factors.ranks[0])
         return 1 - float((kernel.flatten(1) - second @ first).square().sum()) / total
+    if factors.kind == "spatial":
+        vertical, horizontal = spatial_factors(kernel, factors.ranks[0])
+        approximation = torch.einsum("rih,orw->oihw", vertical[..., 0], horizontal[:, :, 0])
+        return 1 - float((kernel - approximation).square().sum()) / total
     basis_in, basis_out, core = tucker2_factors(kernel, (factors.ranks[0], factors.ranks[1]))
     approximation = torch.einsum("or,rshw,is->oihw", basis_out, core, basis_in)
     return 1 - float((kernel - approximation).square().sum()) / total
-
-
-def _reason_to_keep(path: str, ignored: set[str], shared: set[str]) -> str | None:
-    if path in ignored:
-        return "named in `ignore`"
-    return "shares its weight with another layer" if path in shared else None

@@ -96,9 +96,12 @@ def squared_error(histogram: Histogram, low: float, high: float) -> float:
 def divergence(histogram: Histogram, low: float, high: float) -> float:
     """KL(P ‖ Q) in nats: P the values clipped to the range, Q the same on as many levels as the grid has.
 
-    Each level's count is spread evenly over those of its bins that hold any value.
+    Each level's count is spread evenly over those of its bins that hold any value. The bin of zero counts as much as
+    the next one: behind a ReLU half of the values lie there, which every grid holds exactly, and would decide alone.
     """
-    centers, counts = histogram.centers, histogram.counts
+    centers, counts = histogram.centers, histogram.counts.clone()
+    zero = min(int(-histogram.low / (histogram.high - histogram.low) * NUM_BINS), NUM_BINS - 1)
+    counts[zero] = counts[zero + 1 if zero + 1 < NUM_BINS else zero - 1]
     inside = (centers >= low) & (centers <= high)
     positions = inside.nonzero().flatten()
     first, last = int(positions[0]), int(positions[-1])

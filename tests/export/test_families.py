@@ -15,7 +15,7 @@ from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget, optimized
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
-from potstill.stages.factorize import Factorize, KeptEnergy
+from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
@@ -26,7 +26,7 @@ from tests.support.family_data import family_artifact, family_data
 
 UNTRAINED = Recovery(epochs=0)
 PRUNE = Prune(keep=Budget(channels=0.85), round_to=4, criterion="l2", recover=UNTRAINED)
-FACTORIZE = Factorize(keep=KeptEnergy(energy=0.8), recover=UNTRAINED)
+FACTORIZE = Factorize(keep=Keep(energy=0.8), recover=UNTRAINED)
 QUANTIZE = Quantize(recover=UNTRAINED)
 FLOAT_LAYERS = {"unet": {"up1", "up2"}}
 """For which ONNX Runtime has no int8 kernel."""

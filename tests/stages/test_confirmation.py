@@ -8,10 +8,10 @@ import torch
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.bench import Beside
 from potstill.stages.factorization.confirmation import confirmed
-from potstill.stages.factorization.layers import plans
-from potstill.stages.factorize import Factorize, KeptEnergy
+from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
+from tests.support.factorization import planned
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
@@ -40,7 +40,7 @@ def test_only_layers_whose_factors_have_the_faster_engine_stay_factorized(
     low_rank: Artifact, new_context: NewContext
 ) -> None:
     context = new_context()
-    candidates = plans(low_rank.model, context.data.example(), 0.9, 8, ())
+    candidates = planned(low_rank.model, context.data.example(), 0.9, 8)
     paying = [plan for plan in candidates if plan.pays]
     assert len(paying) >= 2
     decided(context, "layer-0", "faster")
@@ -56,7 +56,7 @@ def test_only_layers_whose_factors_have_the_faster_engine_stay_factorized(
 
 def test_layers_are_timed_with_the_shape_they_get_in_the_model(low_rank: Artifact, new_context: NewContext) -> None:
     context = new_context()
-    candidates = plans(low_rank.model, context.data.example(), 0.9, 8, ())
+    candidates = planned(low_rank.model, context.data.example(), 0.9, 8)
     last = [plan for plan in candidates if plan.pays][-1]
     (found,) = confirmed(low_rank.model, [last], context)
     assert found.engine is not None
@@ -68,7 +68,7 @@ def test_a_model_whose_engine_gains_nothing_goes_on_as_it_came(low_rank: Artifac
     for number in range(40):
         decided(context, f"layer-{number}", "faster")
     decided(context, "accept", "slower")
-    stage = Factorize(keep=KeptEnergy(energy=0.9), accept="faster", recover=Recovery(epochs=0))
+    stage = Factorize(keep=Keep(energy=0.9), accept="faster", recover=Recovery(epochs=0))
     assert stage.run(low_rank, context) is low_rank
     assert "undone" in context.journal.facts
 
@@ -77,12 +77,12 @@ def test_where_no_engine_is_faster_the_reason_is_said(low_rank: Artifact, new_co
     context = new_context()
     for number in range(40):
         decided(context, f"layer-{number}", "slower")
-    stage = Factorize(keep=KeptEnergy(energy=0.9), accept="faster", recover=Recovery(epochs=0))
+    stage = Factorize(keep=Keep(energy=0.9), accept="faster", recover=Recovery(epochs=0))
     assert stage.run(low_rank, context) is low_rank
     assert str(context.journal.facts["factorized layers"]).startswith("0 of")
 
 
 def test_the_rehearsal_times_nothing() -> None:
-    stage = Factorize(keep=KeptEnergy(energy=0.9), accept="faster")
+    stage = Factorize(keep=Keep(energy=0.9), accept="faster")
     assert stage.decides_by_engine
     assert not stage.untrained().decides_by_engine

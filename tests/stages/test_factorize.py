@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -14,24 +14,29 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint, Factors
 from potstill.pipeline.blueprint import Factorize as FactorizeEdit
 from potstill.pipeline.cost import macs, macs_by_layer
+from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import StageError
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Calibration
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.factorization.decomposition import (
+    cheapest_tucker2_ranks,
+    energies,
     rank_of_energy,
     rounded_up,
+    spatial_factors,
     svd_factors,
-    svd_rank,
+    tucker2_energies,
     tucker2_factors,
-    tucker2_ranks,
 )
-from potstill.stages.factorization.layers import factors_of, plans
-from potstill.stages.factorize import Factorize, KeptEnergy
+from potstill.stages.factorization.layers import factors_of
+from potstill.stages.factorization.variational import vbmf_rank
+from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
+from tests.support.factorization import planned
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
@@ -50,7 +55,7 @@ class Loud(Silent):
 
 
 def stage(energy: float, **settings: Any) -> Factorize:
-    return Factorize(**{"keep": KeptEnergy(energy=energy), "round_to": 1, "recover": NO_RECOVERY} | settings)
+    return Factorize(**{"keep": Keep(energy=energy), "round_to": 1, "recover": NO_RECOVERY} | settings)
 
 
 def layer_facts(context: Context) -> dict[str, dict[str, Any]]:
@@ -97,8 +102,8 @@ class TestRanks:
         assert rank_of_energy(energies, 1.0) == 5
 
     def test_a_weight_of_zeros_still_has_rank_one(self) -> None:
-        assert svd_rank(torch.zeros(4, 6), 0.9) == 1
-        assert tucker2_ranks(torch.zeros(4, 6, 3, 3), 0.9) == (1, 1)
+        assert rank_of_energy(energies(torch.zeros(4, 6)), 0.9) == 1
+        assert cheapest_tucker2_ranks(tucker2_energies(torch.zeros(4, 6, 3, 3)), 0.9, 9) == (1, 1)
 
     def test_ranks_are_rounded_up_but_not_above_the_full_rank(self) -> None:
         assert rounded_up(9, 8, 64) == 16
@@ -106,7 +111,7 @@ class TestRanks:
         assert rounded_up(9, 8, 12) == 12
 
     def test_the_rank_of_a_low_rank_matrix_is_found(self) -> None:
-        assert svd_rank(low_rank(20, 30, 5), 1 - 1e-9) == 5
+        assert rank_of_energy(energies(low_rank(20, 30, 5)), 1 - 1e-9) == 5
 
     def test_the_cheapest_pair_of_ranks_that_keeps_enough_is_chosen(self) -> None:
         kernel = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(8)).double()
@@ -117,12 +122,14 @@ class TestRanks:
                 for s in range(1, 7)
                 if kept_by_truncated_svd(kernel, r, s) >= share
             }
-            assert prices[tucker2_ranks(kernel, share, input_positions=positions)] == min(prices.values())
+            chosen = cheapest_tucker2_ranks(tucker2_energies(kernel), share, 9, input_positions=positions)
+            assert prices[chosen] == min(prices.values())
 
     def test_two_modes_together_lose_no_more_than_was_allowed(self) -> None:
         kernel = torch.randn(12, 10, 3, 3, generator=torch.Generator().manual_seed(2)).double()
         for share in (0.5, 0.8, 0.95):
-            basis_in, basis_out, core = tucker2_factors(kernel, tucker2_ranks(kernel, share))
+            ranks = cheapest_tucker2_ranks(tucker2_energies(kernel), share, 9)
+            basis_in, basis_out, core = tucker2_factors(kernel, ranks)
             error = kernel - torch.einsum("or,rshw,is->oihw", basis_out, core, basis_in)
             assert error.square().sum() <= (1 - share) * kernel.square().sum()
 
@@ -176,6 +183,113 @@ LAYERS = [
 ]
 
 
+class TestVariationalBayes:
+    @pytest.mark.parametrize(
+        ("rows", "columns", "rank", "noise"), [(64, 64, 8, 0.1), (64, 576, 16, 0.5), (128, 32, 4, 1)]
+    )
+    def test_finds_the_rank_below_the_noise(self, rows: int, columns: int, rank: int, noise: float) -> None:
+        draws = torch.randn(rows, columns, generator=torch.Generator().manual_seed(3))
+        assert vbmf_rank(low_rank(rows, columns, rank) / rank**0.5 + noise * draws) == rank
+
+    def test_of_noise_alone_one_rank_stays(self) -> None:
+        assert vbmf_rank(torch.randn(96, 96, generator=torch.Generator().manual_seed(3))) == 1
+        assert vbmf_rank(torch.zeros(8, 8)) == 1
+
+    def test_without_noise_the_rank_is_that_of_the_matrix(self) -> None:
+        assert vbmf_rank(low_rank(20, 30, 3)) == 3
+
+
+class TestSpatial:
+    SETTINGS: ClassVar[list[dict[str, Any]]] = [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (3, 5), "padding": (1, 2), "stride": (2, 1), "bias": False},
+        {"kernel_size": 3, "padding": "same", "dilation": 2},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect", "stride": 2},
+    ]
+
+    @pytest.mark.parametrize("settings", SETTINGS, ids=str)
+    def test_a_layer_of_full_rank_is_reproduced(self, settings: dict[str, Any]) -> None:
+        layer = nn.Conv2d(4, 6, **settings).double()
+        height, width = layer.kernel_size
+        factors = factors_of(layer, Factors(kind="spatial", ranks=(min(4 * height, 6 * width),)), "layer").double()
+        x = torch.randn(2, 4, 11, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(factors(x), layer(x), rtol=0, atol=1e-5)
+
+    def test_is_the_nearest_kernel_of_its_rank(self) -> None:
+        kernel = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(4)).double()
+        vertical, horizontal = spatial_factors(kernel, 3)
+        error = kernel - torch.einsum("rih,orw->oihw", vertical[..., 0], horizontal[:, :, 0])
+        tail = torch.linalg.svdvals(kernel.permute(1, 2, 3, 0).reshape(12, 18))[3:]
+        assert float(error.square().sum()) == pytest.approx(float(tail.square().sum()))
+
+    def test_the_cheaper_kind_is_chosen_and_its_cost_is_as_planned(self) -> None:
+        layer = nn.Conv2d(16, 16, 3, padding=1, stride=2, bias=False)
+        draws = torch.Generator().manual_seed(5)
+        vertical, horizontal = (torch.randn(*shape, generator=draws) for shape in ((2, 16, 3), (16, 2, 3)))
+        with torch.no_grad():
+            # Two ranks between the axes, six in each of the channels' modes.
+            layer.weight.copy_(torch.einsum("rih,orw->oihw", vertical, horizontal))
+        inputs = {"x": torch.zeros(1, 16, 8, 8)}
+        (plan,) = planned(nn.Sequential(layer), inputs, 1 - 1e-6, 1, kinds=("tucker2", "spatial"))
+        assert plan.factors.kind == "spatial"
+        assert plan.factors.ranks == (2,)
+        assert plan.macs_after == 4 * 8 * 2 * 16 * 3 + 4 * 4 * 16 * 2 * 3
+
+    def test_comes_back_from_disk(
+        self, compressible: Artifact, new_context: NewContext, data: Dataset, tmp_path: Path
+    ) -> None:
+        factorized = stage(0.6, kinds=("spatial",), round_to=4).run(compressible, new_context())
+        (edit,) = factorized.blueprint.edits
+        assert isinstance(edit, FactorizeEdit)
+        assert {factors.kind for factors in edit.layers.values()} == {"spatial"}
+        factorized.save(tmp_path, data.example())
+        batch = data.example(4).values()
+        with torch.no_grad():
+            assert torch.equal(Artifact.load(tmp_path).model.eval()(*batch), factorized.model.eval()(*batch))
+
+
+class TestKeep:
+    @pytest.mark.parametrize("wrong", [{}, {"energy": 0.9, "macs": 0.5}])
+    def test_is_exactly_one_rule(self, wrong: dict[str, float]) -> None:
+        with pytest.raises(ValidationError, match="exactly one of `energy`, `macs`, `ratio` and `vbmf`"):
+            Keep.model_validate(wrong)
+
+    @pytest.mark.parametrize("share", [0.5, 0.7])
+    def test_a_budget_is_met_from_just_below_and_by_one_energy(
+        self, share: float, new_artifact: NewArtifact, new_context: NewContext, data: Dataset
+    ) -> None:
+        artifact, context = new_artifact(width=16), new_context()
+        factorized = Factorize(keep=Keep(macs=share), round_to=1, recover=NO_RECOVERY).run(artifact, context)
+        left = macs(factorized.model, data.example()) / macs(artifact.model, data.example())
+        assert share - 0.05 < left <= share
+        facts = layer_facts(context)
+        kept = [fact["energy"] for path, fact in facts.items() if path.startswith("layer") and "conv" in path]
+        assert max(kept) - min(kept) < 0.1  # ranks are whole numbers
+
+    def test_a_budget_out_of_reach_says_what_can_be_reached(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        with pytest.raises(StageError, match=r"cannot get down to 1\.0% .* Mend: `keep: \{macs: 0\.\d+\}`"):
+            Factorize(keep=Keep(macs=0.01), recover=NO_RECOVERY).run(new_artifact(width=16), new_context())
+
+    def test_a_ratio_holds_for_every_layer(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        context = new_context()
+        Factorize(keep=Keep(ratio=0.5), round_to=1, recover=NO_RECOVERY).run(new_artifact(width=16), context)
+        shares = {
+            path: fact["macs_after"] / fact["macs_before"]
+            for path, fact in layer_facts(context).items()
+            if fact["decision"] == "factorized"
+        }
+        assert len(shares) >= 6
+        assert max(shares.values()) <= 0.5
+        assert min(share for path, share in shares.items() if path.startswith("layer")) > 0.3, shares
+
+    def test_vbmf_finds_the_ranks_of_low_rank_kernels(self, compressible: Artifact, new_context: NewContext) -> None:
+        context = new_context()
+        Factorize(keep=Keep(vbmf=True), round_to=1, recover=NO_RECOVERY).run(compressible, context)
+        assert layer_facts(context)["layer1.0.conv2"]["ranks"] == [4, 4]
+
+
 class TestFactors:
     @pytest.mark.parametrize(("layer", "shape", "ranks"), LAYERS)
     def test_a_layer_of_full_rank_is_reproduced(
@@ -227,7 +341,7 @@ class TestWhereItPays:
 
     def test_a_stride_is_priced_at_the_resolution_each_factor_runs_at(self) -> None:
         model = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False))
-        (plan,) = plans(model, {"x": torch.zeros(1, 8, 16, 16)}, 1e-6, 4, ())
+        (plan,) = planned(model, {"x": torch.zeros(1, 8, 16, 16)}, 1e-6, 4, ())
         assert plan.factors.ranks == (4, 4)
         assert plan.macs_before == 8 * 8 * 8 * 16 * 9
         assert plan.macs_after == 16 * 16 * 8 * 4 + 8 * 8 * 4 * 4 * 9 + 8 * 8 * 4 * 16
@@ -243,17 +357,17 @@ class TestWhereItPays:
             def forward(self, x: Tensor) -> Tensor:
                 return self.layer(self.layer(x))
 
-        (plan,) = plans(Twice(), {"x": torch.zeros(2, 32)}, 1e-6, 8, ())
+        (plan,) = planned(Twice(), {"x": torch.zeros(2, 32)}, 1e-6, 8, ())
         assert (plan.macs_before, plan.macs_after) == (2 * 32 * 32, 2 * 2 * 32 * 8)
 
     def test_grouped_convolutions_are_no_candidates(self) -> None:
         model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3))
-        assert [plan.path for plan in plans(model, {"x": torch.zeros(1, 8, 12, 12)}, 0.5, 1, ())] == ["2"]
+        assert [plan.path for plan in planned(model, {"x": torch.zeros(1, 8, 12, 12)}, 0.5, 1, ())] == ["2"]
 
     def test_layers_that_share_a_weight_stay_whole(self) -> None:
         model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
         model[1].weight = model[0].weight
-        found = plans(model, {"x": torch.zeros(2, 32)}, 1e-6, 8, ())
+        found = planned(model, {"x": torch.zeros(2, 32)}, 1e-6, 8, ())
         assert not any(plan.pays for plan in found)
         assert {plan.fact()["decision"] for plan in found} == {"kept: shares its weight with another layer"}
 
@@ -299,14 +413,14 @@ class TestWhereItPays:
 
         model, inputs = Reaching(), {"x": torch.zeros(2, 32)}
         with pytest.raises(StageError, match="`ignore`"):
-            plans(model, inputs, 1e-6, 8, ())
-        (plan,) = plans(model, inputs, 1e-6, 8, ("layer",))
+            planned(model, inputs, 1e-6, 8, ())
+        (plan,) = planned(model, inputs, 1e-6, 8, ("layer",))
         assert not plan.pays
 
     @pytest.mark.parametrize("energy", [0, 1.01, float("nan")])
     def test_an_energy_that_is_no_share_is_refused(self, energy: float) -> None:
         with pytest.raises(ValidationError):
-            KeptEnergy(energy=energy)
+            Keep(energy=energy)
 
 
 class TestArtifacts:
