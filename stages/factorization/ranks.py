@@ -1,7 +1,7 @@
 """Which factors a layer gets: by the energy they keep, by a share of its cost, by the noise in it, or by a budget."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, cast
 
@@ -117,25 +117,23 @@ def within_budget(layers: Mapping[str, LayerRanks], share: float, cost: Callable
 
     A layer of flat spectrum so keeps more of its rank than one that loses little by a low one.
     """
-    best: Choice | None = None
-    for energy in _halvings(lambda energy: cost(_at(layers, energy)) <= share):
-        best = _at(layers, energy)
-    return best
+    energy = _most_energy(lambda energy: cost(_at(layers, energy)) <= share)
+    return None if energy is None else _at(layers, energy)
 
 
 def _at(layers: Mapping[str, LayerRanks], energy: float) -> Choice:
     return {path: layer.of_energy(energy) for path, layer in layers.items()}
 
 
-def _halvings(holds: Callable[[float], bool]) -> Iterator[float]:
-    """Rising energies at which `holds`, by halving the interval from 0 to 1."""
+def _most_energy(holds: Callable[[float], bool]) -> float | None:
+    """The highest energy tried at which `holds`, by halving the interval from 0 to 1; None where it fails at 0."""
     low, high = 0.0, 1.0
-    if holds(low):
-        yield low
+    if not holds(low):
+        return None
     for _ in range(SEARCH_STEPS):
         middle = (low + high) / 2
         if holds(middle):
             low = middle
-            yield middle
         else:
             high = middle
+    return low

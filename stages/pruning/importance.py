@@ -93,8 +93,11 @@ def _judge(model: nn.Module, criterion: Criterion, context: Context) -> Judge:
 
 
 def _beside(measured: Mapping[str, Tensor], score: Callable[[Tensor, Tensor], Tensor]) -> Judge:
-    def judge(layer: nn.Module, member: Member) -> Tensor:
-        return score(_rows(layer, member), _rows(layer, member, measured[f"{member.path}.weight"])).sum(1)
+    def judge(layer: nn.Module, member: Member) -> Tensor | None:
+        of_weight = measured.get(f"{member.path}.weight")
+        if of_weight is None:  # a norm that does not scale
+            return None
+        return score(_rows(layer, member), _rows(layer, member, of_weight)).sum(1)
 
     return judge
 

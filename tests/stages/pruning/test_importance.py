@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -159,6 +159,13 @@ class TestCriteria:
         scores = by_path(artifact, criterion, new_context(), data)["0.0"]
         assert scores[5] == 0
         assert sorted(scores)[1] > 0
+
+    @pytest.mark.parametrize("criterion", get_args(Criterion))
+    def test_a_norm_that_does_not_scale_has_no_say(
+        self, criterion: Criterion, zoo_artifact: ZooArtifact, new_context: NewContext, data: Dataset
+    ) -> None:
+        found = by_path(zoo_artifact("unscaled_norm"), criterion, new_context(), data)
+        assert ("0" in found) == (criterion != "bn_scale")
 
     def test_random_is_the_same_for_the_same_seed_only(
         self, zoo_artifact: ZooArtifact, new_context: NewContext, data: Dataset

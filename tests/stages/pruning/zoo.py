@@ -142,6 +142,10 @@ def transposed() -> nn.Module:
     return nn.Sequential(block(1, 16), nn.ConvTranspose2d(16, 24, 2, stride=2), nn.PReLU(24), block(24, 16), Head(16))
 
 
+def unscaled_norm() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16, affine=False), nn.ReLU(), block(16, 16), Head(16))
+
+
 def frozen() -> nn.Module:
     return nn.Sequential(block(1, 32), block(32, 32), Head(32)).requires_grad_(requires_grad=False)
 
