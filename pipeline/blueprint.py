@@ -98,7 +98,21 @@ class Insert(_Frozen):
         model.set_submodule(self.before, nn.Sequential(bottleneck, layer))
 
 
-Edit = Annotated[Resize | Factorize | FoldBatchNorm | Insert, Field(discriminator="edit")]
+class Bypass(_Frozen):
+    """Residual blocks that were taken out: what came in goes on as it is."""
+
+    edit: Literal["bypass"] = "bypass"
+    blocks: tuple[str, ...]
+
+    def apply(self, model: nn.Module) -> None:
+        """Replace each block by an identity."""
+        for path in self.blocks:
+            _submodule(model, path)  # refuses a path that the model does not have
+            model.set_submodule(path, nn.Identity())
+
+
+AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass
+Edit = Annotated[AnyEdit, Field(discriminator="edit")]
 
 
 class Blueprint(_Frozen):
@@ -117,7 +131,7 @@ class Blueprint(_Frozen):
             edit.apply(model)
         return model
 
-    def with_edit(self, edit: Resize | Factorize | FoldBatchNorm | Insert) -> "Blueprint":
+    def with_edit(self, edit: AnyEdit) -> "Blueprint":
         """The same blueprint with one more edit at its end."""
         return self.model_copy(update={"edits": (*self.edits, edit)})
 

@@ -61,9 +61,29 @@ def prove(model: nn.Module, pruned: nn.Module, kept: Mapping[str, Channels], inp
     Raises CutError when the pruned network does not run, has outputs of another shape, or computes something else than
     `model` does with the channels silenced that `kept` leaves out.
     """
-    dtype = _dtype(model, inputs)
-    pruned = deepcopy(pruned).eval().to(dtype)
-    silent = silenced(deepcopy(model).eval().to(dtype), kept)
+    demand_equal(
+        silenced(deepcopy(model), kept),
+        pruned,
+        inputs,
+        "the original with the removed channels silenced",
+        "its layers do not agree on which channels those are",
+    )
+
+
+@torch.no_grad()
+def demand_equal(
+    silent: nn.Module,
+    pruned: nn.Module,
+    inputs: Mapping[str, Tensor],
+    what: str,
+    why: str = "what is left reaches into it",
+) -> None:
+    """Raise CutError unless `pruned` computes what `silent` computes, on all of `inputs` and on the first sample.
+
+    `what` names `silent` in the message, and `why` what a difference means.
+    """
+    dtype = _dtype(silent, inputs)
+    pruned, silent = deepcopy(pruned).eval().to(dtype), silent.eval().to(dtype)
     for batch in _two_batches(inputs, dtype):
         expected = cast(Tensor, silent(*batch))
         try:
@@ -81,8 +101,7 @@ def prove(model: nn.Module, pruned: nn.Module, kept: Mapping[str, Channels], inp
         difference = float((outputs - expected).abs().max())
         if not difference <= TOLERANCES[dtype] * max(float(expected.abs().max()), 1.0):
             raise CutError(
-                "the cut network computes something else than the original with the removed channels silenced "
-                f"(outputs differ by up to {difference:.2g}): its layers do not agree on which channels those are"
+                f"the cut network computes something else than {what} (outputs differ by up to {difference:.2g}): {why}"
             )
 
 
