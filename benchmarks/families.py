@@ -41,7 +41,7 @@ from potstill.pipeline.networks.shufflenet_v2 import ShuffleNetV2
 from potstill.pipeline.networks.vgg import VGG
 from potstill.pipeline.networks.vit import ViT
 from potstill.pipeline.networks.wrn import WideResNet
-from potstill.stages.factorize import Factorize, KeptEnergy
+from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
@@ -54,7 +54,7 @@ NETWORKS: Mapping[str, Network] = {
     "resnet (20 layers, 64 channels)": ResNet(depth=20, width=64),
     "resnet, padding shortcuts (20, 32)": ResNet(depth=20, width=32, shortcut="pad"),
     "resnet, bottlenecks (50, 16)": ImageNetResNet(depth=50, width=16, stem="small"),
-    "vgg (11, 64)": VGG(depth=11, width=64),
+    "vgg (11 layers)": VGG(depth=11),
     "mobilenet_v2 (0.5)": MobileNetV2(width=0.5),
     "shufflenet_v1 (0.5)": ShuffleNetV1(width=0.5),
     "shufflenet_v2 (0.5)": ShuffleNetV2(width=0.5),
@@ -65,7 +65,7 @@ NETWORKS: Mapping[str, Network] = {
 
 UNTRAINED = Recovery(epochs=0)
 PRUNE = Prune(keep=Budget(channels=0.8), round_to=8, recover=UNTRAINED)
-FACTORIZE = Factorize(keep=KeptEnergy(energy=0.8), recover=UNTRAINED)
+FACTORIZE = Factorize(keep=Keep(energy=0.8), recover=UNTRAINED)
 QUANTIZE = Quantize(recover=UNTRAINED)
 VARIANTS: Mapping[str, tuple[Stage, ...]] = {
     "fp32": (),
@@ -88,7 +88,7 @@ class Cell:
 
     def __str__(self) -> str:
         if self.built is None or self.beside_fp32 is None:
-            return f"| {self.family} | {self.variant} | {self.problem} | | | | |"
+            return f"| {self.family} | {self.variant} | no engine, see below | | | | |"
         timed, parity, audit = self.beside_fp32, self.built.parity, self.built.audit
         ratio = (
             ""
@@ -108,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="+", default=[*NETWORKS, *FAMILIES])
     beside: list[str] = []
+    problems: list[str] = []
     print("| family | stages | p50 ms | faster than fp32 | KiB | int8 | largest difference |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for family in parser.parse_args().only:
@@ -116,12 +117,13 @@ def main() -> None:
             cells = {cell.variant: cell for cell in built(family, artifact, data, Path(scratch))}
             for cell in cells.values():
                 print(cell, flush=True)
+            problems += [f"- {family}, {cell.variant}: {cell.problem}" for cell in cells.values() if cell.problem]
             beside.append(beside_quantize_static(family, cells, data, Path(scratch)))
     print(
         "\n| family | p50 of quantize_static's over ours | layers in int8: ours | theirs | from fp32: ours | theirs |"
     )
     print("|---|---:|---:|---:|---:|---:|")
-    print("\n".join(beside))
+    print("\n".join([*beside, "", *problems]))
 
 
 def made(family: str) -> tuple[Dataset, Artifact]:

@@ -26,10 +26,10 @@ INT8_MEAN_LIMIT = 0.03
 one code by one step, and later layers carry that on: measured were 0.0001 to 0.007 in ResNets of 8 and 20 layers and
 0.016 in one of 56. Saturating kernels moved the same networks by 0.02 to 0.17, wrong scales or weights by more."""
 
-OF_QUANTIZATION = 0.5
+OF_QUANTIZATION = 1.0
 """Where rounding alone moves a network's outputs far, a sum on the other side of a rounding moves them far, too:
-allowed then is this share of the mean difference between fake-quantized and float model. Measured in untrained vision
-transformers: 0.08 by quantization, 0.03 by the engine, and 0.17 to 0.20 where 8-bit weights saturated the kernels."""
+allowed then is as much as the mean difference between fake-quantized and float model. Measured in untrained networks
+were 0.4 to 0.85 of that; where 8-bit weights saturated the kernels, 1.8 to 12 times it."""
 
 INT8_AGREEMENT = 0.99
 """Of the samples whose prediction does not hang on a rounding; measured were 1.0, and 0.88 to 0.98 where kernels
@@ -65,7 +65,7 @@ def parity_of(engine: Engine, artifact: Artifact, data: Dataset, precision: str)
         passed = mean_relative <= mean_limit
         limit = f"mean difference at most {mean_limit:.1%} of the outputs' standard deviation"
         if mean_limit > INT8_MEAN_LIMIT:
-            limit += f", half of what quantization itself changed ({rounding:.1%})"
+            limit += ", as much as quantization itself changed"
         if same is not None:
             decided = _margin(theirs) > max(NEAR_TIE, 2 * rounding) * spread
             passed = passed and bool(decided.sum() == 0 or same[decided].mean() >= INT8_AGREEMENT)

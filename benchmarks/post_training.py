@@ -1,0 +1,93 @@
+"""What a trained network's accuracy is right after pruning, and right after quantization, with nothing trained.
+
+    python benchmarks/post_training.py configs/knowledge-cifar10.yaml --set teacher.model.depth=20
+
+The teacher of the recipe is cut to `--macs` of its multiply-accumulates by every criterion in every scope, and is
+quantized by every calibration method with 7- and 8-bit weights; neither trains on. Prints two tables in Markdown, of
+accuracies in PyTorch on the first `--samples` of the test split; those of the int8 models round as the engine does.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.errors import StageError
+from potstill.pipeline.journal import Journal
+from potstill.pipeline.plan import Plan
+from potstill.pipeline.progress import Silent
+from potstill.pipeline.quantization import Calibration
+from potstill.pipeline.recipe import load_recipe
+from potstill.stages.prune import Budget, Prune
+from potstill.stages.pruning.blocks import Scope
+from potstill.stages.pruning.importance import Criterion
+from potstill.stages.quantize import Quantize
+from potstill.stages.recovery import Recovery
+from potstill.stages.stage import Context, Stage
+
+UNTRAINED = Recovery(epochs=0)
+
+
+class Trials:
+    """Stages tried on one artifact."""
+
+    def __init__(self, recipe: Path, overrides: list[str], samples: int) -> None:
+        self._plan = Plan.of(load_recipe(recipe, overrides), recipe.parent)
+        self.teacher = self._plan.initial_artifact()
+        self._test = self._plan.data.test.batch(torch.arange(min(samples, len(self._plan.data.test))))
+
+    def accuracy(self, artifact: Artifact) -> str:
+        """In percent."""
+        example = self._plan.data.example()
+        model = artifact.executable(example)
+        with torch.no_grad():
+            parts = zip(*(tensor.split(250) for tensor in self._test.inputs.values()), strict=True)
+            outputs = torch.cat([model(*part) for part in parts])
+        return f"{100 * float((outputs.argmax(1) == self._test.target).float().mean()):.2f}"
+
+    def after(self, stage: Stage) -> str:
+        """The accuracy after the stage, or why there is none."""
+        try:
+            return self.accuracy(stage.run(self.teacher, self._context()))
+        except StageError as error:
+            return str(error).split(". ")[0]
+
+    def _context(self) -> Context:
+        folder = Path(tempfile.mkdtemp())
+        return self._plan.context(self._plan.steps()[-1], folder, Silent(), Journal(), None, {})
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--macs", type=float, default=0.85)
+    parser.add_argument("--samples", type=int, default=2000)
+    arguments = parser.parse_args()
+    trials = Trials(arguments.recipe, arguments.overrides, arguments.samples)
+    print(f"As it was given: {trials.accuracy(trials.teacher)} %\n")
+    scopes: tuple[Scope, ...] = get_args(Scope)
+    print(f"| criterion | {' | '.join(scopes)} |\n|---|{'---:|' * len(scopes)}")
+    criteria: tuple[Criterion, ...] = get_args(Criterion)
+    for criterion in criteria:
+        stages = [
+            Prune(keep=Budget(macs=arguments.macs), criterion=criterion, scope=scope, round_to=2, recover=UNTRAINED)
+            for scope in scopes
+        ]
+        print(f"| {criterion} | {' | '.join(map(trials.after, stages))} |", flush=True)
+    methods = ("min_max", "percentile", "mse", "entropy")
+    print(f"\n| weight bits | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
+    for bits in (7, 8):
+        cells = [
+            trials.after(Quantize(weight_bits=bits, calibration=Calibration(method=method), recover=UNTRAINED))
+            for method in methods
+        ]
+        print(f"| {bits} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
