@@ -3,27 +3,26 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
+from pydantic import JsonValue, TypeAdapter
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Bypass
 from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
+from .budget import OneRule, Share
 from .pruning.depth import Drop, drops, prove_without, residual_blocks, without
-from .pruning.latency import Trial, best_of, trials_for
+from .pruning.latency import best_of, timed_trials
 from .pruning.selection import ignored_paths
-from .recovery import Recovery, calibrated_anew, recover
+from .recovery import Recovery, recover
 from .stage import Context, Stage
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 
-
-class Depth(BaseModel):
+class Depth(OneRule, frozen=True, extra="forbid"):
     """What may be left; the fewest blocks go that meet it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    example: ClassVar[str] = "macs: 0.7"
 
     blocks: Share | None = None
     """Of the residual blocks that can be taken out."""
@@ -32,22 +31,6 @@ class Depth(BaseModel):
     latency: Share | None = None
     """Of the measured p50 of the engine for the first target, at its first batch size; found by building and timing
     engines."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = self.model_dump(exclude_none=True)
-        if len(given) != 1:
-            raise ValueError(
-                "give exactly one of `blocks`, `macs` and `latency`, such as `keep: {macs: 0.7}`; "
-                f"given: {' and '.join(given) or 'none'}"
-            )
-        return self
-
-    @property
-    def rule(self) -> tuple[str, float]:
-        """What is counted, and the share of it that may be left."""
-        ((measure, share),) = self.model_dump(exclude_none=True).items()
-        return measure, share
 
 
 class DropBlocks(Stage, frozen=True, extra="forbid"):
@@ -108,38 +91,27 @@ class DropBlocks(Stage, frozen=True, extra="forbid"):
 
     def _count(self, order: list[Drop], artifact: Artifact, context: Context) -> int:
         """How many of the blocks go. Raises StageError where all of them are not enough."""
-        measure, share = self.keep.rule
-        if measure == "latency":
-            return self._count_by_engine(order, share, artifact, context)
-        left = [
-            1 - number / len(order) if measure == "blocks" else drop.macs_left for number, drop in enumerate(order, 1)
-        ]
+        share = self.keep.share
+        if self.keep.measure == "latency":
+            return self._count_by_engine(order, artifact, context)
+        by_blocks = [1 - number / len(order) for number in range(1, len(order) + 1)]
+        left = by_blocks if self.keep.measure == "blocks" else [drop.macs_left for drop in order]
         if left[-1] > share:
             raise StageError(self._out_of_reach(left[-1]))
         return next(number for number, each in enumerate(left, 1) if each <= share)
 
-    def _count_by_engine(self, order: list[Drop], share: float, artifact: Artifact, context: Context) -> int:
-        def measure() -> JsonValue:
-            with context.bench.beside(artifact) as beside:
-                made = trials_for(
-                    share,
-                    len(order),
-                    lambda count: beside(
-                        calibrated_anew(self._with(artifact, [drop.block for drop in order[:count]]), context)
-                    ),
-                )
-            return [trial.model_dump() for trial in made]
+    def _count_by_engine(self, order: list[Drop], artifact: Artifact, context: Context) -> int:
+        def after(count: int) -> Artifact:
+            return self._with(artifact, [drop.block for drop in order[:count]])
 
-        context.progress.say(f"{self.step_name}: builds and times engines for {context.bench.label}")
-        trials = TypeAdapter(list[Trial]).validate_python(context.decided("latency", measure))
-        context.journal.fact("engines timed", [trial.model_dump() for trial in trials])
-        best = best_of(trials, share)
+        trials = timed_trials(self.keep.share, len(order), after, artifact, context)
+        best = best_of(trials, self.keep.share)
         if best is None:
             raise StageError(self._out_of_reach(min(trial.share for trial in trials)))
         return best.blocks_removed
 
     def _out_of_reach(self, reached: float) -> str:
-        measure, share = self.keep.rule
+        measure, share = self.keep.measure, self.keep.share
         return (
             f"{self.step_name}: cannot get down to {share:.1%} of the {measure}: without any of the residual blocks "
             f"that can be taken out, {reached:.1%} remain. Mend: `keep: {{{measure}: {ceil(reached * 1000) / 1000}}}` "

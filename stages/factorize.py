@@ -5,12 +5,13 @@ from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Factorize as FactorizeEdit
 from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
+from .budget import OneRule, Share
 from .factorization.ranks import Kind
 from .recovery import Recovery, recover
 from .stage import Context, Stage
@@ -20,13 +21,10 @@ if TYPE_CHECKING:
     from .factorization.ranks import Choice, LayerRanks
 
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Keep(BaseModel):
+class Keep(OneRule, frozen=True, extra="forbid"):
     """What decides the ranks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    example: ClassVar[str] = "energy: 0.9"
 
     energy: Annotated[float, Field(gt=0, le=1)] | None = None
     """The share of each weight's squared Frobenius norm that its factors keep at least."""
@@ -37,20 +35,6 @@ class Keep(BaseModel):
     """The share of its own multiply-accumulates that each layer may keep."""
     vbmf: Literal[True] | None = None
     """Every weight keeps what stands out of its noise, by empirical variational Bayes (Nakajima et al. 2013)."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = self.model_dump(exclude_none=True)
-        if len(given) != 1:
-            raise ValueError(
-                "give exactly one of `energy`, `macs`, `ratio` and `vbmf`, such as `keep: {energy: 0.9}`; "
-                f"given: {' and '.join(given) or 'none'}"
-            )
-        return self
-
-    def __str__(self) -> str:
-        ((rule, value),) = self.model_dump(exclude_none=True).items()
-        return f"`keep: {{{rule}: {'true' if value is True else f'{value:g}'}}}`"
 
 
 class Factorize(Stage, frozen=True, extra="forbid"):

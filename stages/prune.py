@@ -6,32 +6,31 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
+from pydantic import Field, JsonValue, TypeAdapter
 from torch import nn
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import layer_sizes
 from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
+from .budget import OneRule, Share
 from .pruning.blocks import Block, Scope, blocks, by_rise, evenly, structure
 from .pruning.groups import Grouping, channel_groups
 from .pruning.importance import NEEDS_TRAINING, Criterion, scored
-from .pruning.latency import Trial, best_of, trials_for
+from .pruning.latency import Trial, best_of, timed_trials
 from .pruning.proof import prove
 from .pruning.search import Cost, Cut, Search
 from .pruning.selection import ignored_paths
 from .pruning.sensitivity import Sensitivity, sensitivities
 from .pruning.trust import trusted
-from .recovery import Recovery, calibrated_anew, recover
+from .recovery import Recovery, recover
 from .stage import Context, Stage
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 
-
-class Budget(BaseModel):
+class Budget(OneRule, frozen=True, extra="forbid"):
     """What may be left: a share of one measure of the model as the stage finds it; the cut ends at it or just below."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    example: ClassVar[str] = "macs: 0.5"
 
     channels: Share | None = None
     """Of the outputs of all convolutions and linear layers but the last."""
@@ -42,30 +41,6 @@ class Budget(BaseModel):
     latency: Share | None = None
     """Of the measured p50 of the engine for the first target, at its first batch size; fp32 unless the model is already
     quantized. Found by building and timing engines, about log2 of the number of blocks of channels."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = list(self._given())
-        if len(given) != 1:
-            said = " and ".join(given) or "none"
-            raise ValueError(
-                "give exactly one of `channels`, `macs`, `parameters` and `latency`, such as `keep: {macs: 0.5}`; "
-                f"given: {said}"
-            )
-        return self
-
-    def _given(self) -> dict[str, float]:
-        return self.model_dump(exclude_none=True)
-
-    @property
-    def measure(self) -> str:
-        """What the budget is counted in."""
-        return next(iter(self._given()))
-
-    @property
-    def share(self) -> float:
-        """How much of it may be left."""
-        return self._given()[self.measure]
 
 
 class Prune(Stage, frozen=True, extra="forbid"):
@@ -133,43 +108,21 @@ class Prune(Stage, frozen=True, extra="forbid"):
         search = Search(model, inputs, grouping, ordered, uncut)
         share = self.keep.share ** (step / self.steps)
         if self.keep.measure == "latency":
-            found = self._found_by_engine(search, grouping, share, step, artifact, original, context)
+
+            def after(count: int) -> Artifact:
+                return self._with(search.cut(count), artifact)
+
+            trials = timed_trials(share, search.num_blocks, after, original, context, name=f"latency-{step}")
+            best = best_of(trials, share)
+            if best is None:
+                raise StageError(self._too_slow(trials, grouping, share, context))
+            found = search.cut(best.blocks_removed)
         else:
             found = search.smallest(self.keep.measure, share)
             if found is None:
                 raise StageError(self._out_of_reach(search, grouping, share))
         prove(model, found.model, found.kept, inputs)
         return _Made(search, grouping, found)
-
-    def _found_by_engine(
-        self,
-        search: Search,
-        grouping: Grouping,
-        share: float,
-        step: int,
-        artifact: Artifact,
-        original: Artifact,
-        context: Context,
-    ) -> Cut:
-        """The cut of `artifact` whose engine meets a share of the latency of the original's."""
-
-        def measure() -> JsonValue:
-            with context.bench.beside(original) as beside:
-                made = trials_for(
-                    share,
-                    search.num_blocks,
-                    lambda count: beside(calibrated_anew(self._with(search.cut(count), artifact), context)),
-                )
-            return [trial.model_dump() for trial in made]
-
-        context.progress.say(f"{self.step_name}: builds and times engines for {context.bench.label}")
-        trials = TypeAdapter(list[Trial]).validate_python(context.decided(f"latency-{step}", measure))
-        context.journal.fact("timed on", context.bench.label)
-        context.journal.fact("engines timed", [trial.model_dump() for trial in trials])
-        best = best_of(trials, share)
-        if best is None:
-            raise StageError(self._too_slow(trials, grouping, share, context))
-        return search.cut(best.blocks_removed)
 
     def _with(self, found: Cut, artifact: Artifact) -> Artifact:
         return replace(artifact, model=found.model, blueprint=artifact.blueprint.with_edit(found.edit))

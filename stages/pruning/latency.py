@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
+from ...pipeline.artifact import Artifact
 from ...pipeline.bench import Beside
+from ..recovery import calibrated_anew
+from ..stage import Context
 
 
 class Trial(BaseModel):
@@ -44,6 +47,32 @@ def trials_for(share: float, num_blocks: int, timed: Callable[[int], Beside]) ->
         else:
             low = middle + 1
     return found
+
+
+def timed_trials(
+    share: float,
+    num_blocks: int,
+    after: Callable[[int], Artifact],
+    original: Artifact,
+    context: Context,
+    *,
+    name: str = "latency",
+) -> list[Trial]:
+    """Trials of the engines of `after(count)`, without so many blocks, beside `original`'s; facts of the step.
+
+    They are made once under `name`: a step that is resumed finds them.
+    """
+
+    def measure() -> JsonValue:
+        with context.bench.beside(original) as beside:
+            made = trials_for(share, num_blocks, lambda count: beside(calibrated_anew(after(count), context)))
+        return [trial.model_dump() for trial in made]
+
+    context.progress.say(f"{context.step}: builds and times engines for {context.bench.label}")
+    trials = TypeAdapter(list[Trial]).validate_python(context.decided(name, measure))
+    context.journal.fact("timed on", context.bench.label)
+    context.journal.fact("engines timed", [trial.model_dump() for trial in trials])
+    return trials
 
 
 def best_of(trials: list[Trial], share: float) -> Trial | None:
