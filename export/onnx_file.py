@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +13,7 @@ from ..pipeline.artifact import Artifact
 from ..pipeline.errors import ExportError, MissingDependency
 from ..pipeline.quantization import capture, dynamic_batch
 from ..pipeline.quiet import quiet
+from ..pipeline.sparsity import holds
 from .target import INT8
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
 
     `inputs` is an example batch; its names become the input names, its first dimension is left free. Equal weights
     give equal bytes: names are counted anew and nothing of this machine is in the file. Raises ExportError when the
-    exporter or the ONNX checker refuses the model, or when int8 is asked of an artifact that is not quantized.
+    exporter or the ONNX checker refuses the model, when int8 is asked of an artifact that is not quantized, or when
+    layers that are recorded as 2:4 sparse are not.
     """
     model = _normalized(_graph(artifact, precision, inputs), inputs)
     for key, value in (
@@ -48,10 +50,25 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
         ("stage", metadata.stage),
         ("precision", precision),
         ("classes", json.dumps(metadata.classes, ensure_ascii=False)),
+        *_sparsity(artifact),
     ):
         model.metadata_props.add(key=f"potstill.{key}", value=value)
     check(model)
     return model
+
+
+def _sparsity(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    """The mark of 2:4 sparse layers, for runtimes that look for the pattern only when told."""
+    layers = artifact.blueprint.sparse_layers
+    for path in layers:
+        weight = artifact.model.get_submodule(path).weight
+        assert isinstance(weight, Tensor)
+        if not holds(weight):
+            raise ExportError(
+                f"`{path}` is recorded as 2:4 sparse, but of some four weights more than two are not zero"
+            )
+    if layers:
+        yield "sparsity", json.dumps({"pattern": "2:4", "layers": layers})
 
 
 def exported_layer(layer: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":

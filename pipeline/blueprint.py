@@ -111,7 +111,19 @@ class Bypass(_Frozen):
             model.set_submodule(path, nn.Identity())
 
 
-AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass
+class Sparsify(_Frozen):
+    """Layers whose weights hold 2:4 sparsity; every later training leaves their zeros at zero."""
+
+    edit: Literal["sparsify"] = "sparsify"
+    layers: tuple[str, ...]
+
+    def apply(self, model: nn.Module) -> None:
+        """Nothing in the structure changes: the zeros come with the weights."""
+        for path in self.layers:
+            _submodule(model, path)  # refuses a path that the model does not have
+
+
+AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass | Sparsify
 Edit = Annotated[AnyEdit, Field(discriminator="edit")]
 
 
@@ -130,6 +142,11 @@ class Blueprint(_Frozen):
         for edit in self.edits:
             edit.apply(model)
         return model
+
+    @property
+    def sparse_layers(self) -> tuple[str, ...]:
+        """The paths of the layers whose weights hold 2:4 sparsity."""
+        return tuple(path for edit in self.edits if isinstance(edit, Sparsify) for path in edit.layers)
 
     def with_edit(self, edit: AnyEdit) -> "Blueprint":
         """The same blueprint with one more edit at its end."""

@@ -46,6 +46,7 @@ MODEL_CODE = (
             "normalization",
             "quantization",
             "seeding",
+            "sparsity",
             "strong_augmentation",
             "taps",
             "task",

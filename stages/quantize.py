@@ -18,6 +18,7 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     """Fold batch norms, place int8 quantizers, calibrate them, and distil the teacher under them."""
 
     compresses: ClassVar[bool] = True
+    keeps_zeros: ClassVar[bool] = True
 
     stage: Literal["quantize"] = "quantize"
     scheme: Literal["int8"] = "int8"

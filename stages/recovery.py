@@ -1,5 +1,6 @@
 """Training a compressed artifact back up against the run's teacher."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Annotated, Self
@@ -7,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ..pipeline.artifact import Artifact
+from ..pipeline.training import Objective
 from .knowledge.objective import DistillationTraining, learn, name_of
 from .stage import Context
 
@@ -25,16 +27,25 @@ class Recovery(DistillationTraining, frozen=True, extra="forbid"):
         return self
 
 
-def recover(artifact: Artifact, recovery: Recovery, context: Context, *, name: str = "recover") -> Artifact:
+def recover(
+    artifact: Artifact,
+    recovery: Recovery,
+    context: Context,
+    *,
+    name: str = "recover",
+    beside: Callable[[Objective], Objective] | None = None,
+) -> Artifact:
     """A copy of `artifact`, trained against the run's teacher; where it is quantized, under its quantizers.
 
     A quantized artifact's grids are calibrated anew, since the structure may have changed under them; the training then
-    follows them, or holds them, as its calibration says. `name` tells the trainings of one step apart.
+    follows them, or holds them, as its calibration says. `name` tells the trainings of one step apart; `beside` gives a
+    float model's objective terms of its own.
     """
     if artifact.quantization is not None:
+        assert beside is None  # no stage asks for it under quantizers
         return _recover_quantized(artifact, recovery, context, name)
     model = deepcopy(artifact.model)
-    learn(model, recovery, artifact.blueprint, context, name=name)
+    learn(model, recovery, artifact.blueprint, context, name=name, beside=beside)
     return replace(artifact, model=model)
 
 

@@ -71,6 +71,9 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     compresses: ClassVar[bool] = False
     """Whether it is there to make the engine faster or smaller, which the report then holds it to."""
 
+    keeps_zeros: ClassVar[bool] = False
+    """Whether the zeros of 2:4 sparsity outlast it."""
+
     @property
     def decides_by_engine(self) -> bool:
         """Whether its artifact depends on what engines were measured to be: on target and machine."""
@@ -96,3 +99,9 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     def order_problem(self, earlier: Sequence["Stage"]) -> str | None:
         """A sentence that says why this stage cannot follow `earlier`, or None."""
         return None
+
+    def sparsity_problem(self, earlier: Sequence["Stage"]) -> str | None:
+        """A sentence that says which earlier stage's zeros this one would lose, or None."""
+        if self.keeps_zeros or not any(stage.stage == "sparsify" for stage in earlier):
+            return None
+        return f"`{self.stage}` does not keep the zeros of `sparsify`; put `sparsify` after it"
