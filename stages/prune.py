@@ -15,7 +15,7 @@ from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
 from .budget import OneRule, Share
 from .pruning.blocks import Block, Scope, blocks, by_rise, evenly, structure
-from .pruning.groups import Grouping, channel_groups
+from .pruning.groups import Grouping
 from .pruning.importance import NEEDS_TRAINING, Criterion, scored
 from .pruning.latency import Trial, best_of, timed_trials
 from .pruning.proof import prove
@@ -23,6 +23,7 @@ from .pruning.search import Cost, Cut, Search
 from .pruning.selection import ignored_paths
 from .pruning.sensitivity import Sensitivity, sensitivities
 from .pruning.trust import trusted
+from .pruning.units import channel_groups
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
@@ -102,7 +103,6 @@ class Prune(Stage, frozen=True, extra="forbid"):
     def _cut(self, artifact: Artifact, uncut: Cost | None, step: int, original: Artifact, context: Context) -> "_Made":
         """One cut of what the cuts before left. Raises StageError where its share cannot be met."""
         inputs = context.data.example()
-        # Torch-Pruning passes over parameters without gradients in silence; in the copy none is frozen.
         model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
         grouping, ordered = self._ordered(model, step, context)
         search = Search(model, inputs, grouping, ordered, uncut)

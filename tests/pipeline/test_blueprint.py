@@ -111,7 +111,7 @@ class TestResizing:
 
     def test_is_not_for_layers_whose_tensors_have_other_names(self) -> None:
         assert size_of(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))) is None
-        assert size_of(nn.LayerNorm(4)) is None
+        assert size_of(nn.LayerNorm([4, 4])) is None
 
 
 class TestFactored:

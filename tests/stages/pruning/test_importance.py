@@ -16,8 +16,9 @@ from potstill.pipeline.errors import StageError
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning import evidence
 from potstill.stages.pruning.blocks import Block, blocks, by_rise, evenly, structure
-from potstill.stages.pruning.groups import ChannelGroup, Member, channel_groups
+from potstill.stages.pruning.groups import ChannelGroup, Member
 from potstill.stages.pruning.importance import Criterion, Scored, channel_rows, scored
+from potstill.stages.pruning.units import channel_groups
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
 
