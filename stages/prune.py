@@ -60,6 +60,8 @@ class Prune(Stage, frozen=True, extra="forbid"):
     """How many cuts lead to the budget, each to the same share of the one before; `recover` trains after every one."""
     round_to: Annotated[int, Field(ge=1)] = 8
     """Channel counts are cut to multiples of this, which kernels run fuller on; a layer keeps at least as many."""
+    heads: bool = False
+    """Attention loses whole heads; otherwise it loses the same width in every head."""
     ignore: tuple[str, ...] = ()
     """Patterns of module paths that lose no output channels, such as `layer1.*`."""
     accept: Accept = "always"
@@ -133,12 +135,19 @@ class Prune(Stage, frozen=True, extra="forbid"):
         Raises StageError for a model without any; says which layers are left alone.
         """
         inputs = context.data.example()
-        grouping = trusted(model, channel_groups(model, inputs, ignored_paths(model, self.ignore)), inputs)
+        grouping = trusted(
+            model, channel_groups(model, inputs, ignored_paths(model, self.ignore), heads=self.heads), inputs
+        )
         found, unjudged = scored(model, grouping, self.criterion, context)
         left_alone = (*grouping.left_alone, *unjudged)
         grouping = replace(grouping, groups=tuple(each.group for each in found), left_alone=left_alone)
         for left in left_alone if step == 1 else ():
             context.progress.say(f"{self.step_name}: {left}")
+        if self.heads and not any(group.heads for group in grouping.groups):
+            raise StageError(
+                f"{self.step_name}: `heads: true`, but there is no attention that can lose a head{_reasons(grouping)}. "
+                "Mend: drop `heads`, so that every head loses the same width"
+            )
         if not grouping.groups:
             raise StageError(
                 f"{self.step_name}: the model has no layer whose channels can be pruned{_reasons(grouping)}. "

@@ -31,6 +31,15 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """An integer that code reads from a module, as the number of heads, and that falls with each unit removed."""
+
+    path: str
+    value: int
+    per_unit: int
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels of several layers that can only be removed together."""
 
@@ -44,6 +53,9 @@ class ChannelGroup:
     """Tells groups apart whose first layers are the same."""
     otherwise: "ChannelGroup | None" = None
     """What to try where this cannot be proven."""
+    heads: bool = False
+    """Whether its units are whole heads of attention."""
+    counted: tuple[Counted, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -99,7 +111,12 @@ def kept_channels(model: nn.Module, removals: Iterable[tuple[ChannelGroup, Itera
     for key, group in groups.items():
         for member in group.members:
             layers[member.path] = _without(layers.get(member.path), member, removed[key], group.num_units, model)
-    return Kept(layers)
+    attributes = {
+        each.path: each.value - each.per_unit * len(removed[key])
+        for key, group in groups.items()
+        for each in group.counted
+    }
+    return Kept(layers, attributes)
 
 
 def _without(before: Channels | None, member: Member, removed: set[int], num_units: int, model: nn.Module) -> Channels:

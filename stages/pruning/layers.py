@@ -26,8 +26,8 @@ def _convolution(call: Call) -> Found:
     else:
         written = call.new_channels(size.out_channels)
         if size.groups > 1:
-            call.trace.splits.append(Split(read, 0, (size.groups, size.in_channels // size.groups)))
-            call.trace.splits.append(Split(written, 0, (size.groups, size.out_channels // size.groups)))
+            call.trace.splits.append(Split(read, 0, (size.groups, size.in_channels // size.groups), path))
+            call.trace.splits.append(Split(written, 0, (size.groups, size.out_channels // size.groups), path))
     return _across(call.trace.write(path, written), 1, call.value)
 
 

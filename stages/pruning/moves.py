@@ -17,7 +17,7 @@ def _moved(call: Call) -> Found:
     before = next((labels for _, labels in call.tensors() if labels is not None), None)
     assert before is not None  # else there was nothing to move
     if isinstance(found, Tensor) and call.name in {"view", "reshape", "_unsafe_view", "unflatten", "view_as"}:
-        call.trace.splits += [Split(before, dim, sizes) for dim, sizes in splits(before.shape, found.shape)]
+        call.trace.splits += [Split(before, dim, sizes, call.path) for dim, sizes in splits(before.shape, found.shape)]
     if call.name in {"chunk", "split", "split_with_sizes", "tensor_split"} and isinstance(found, list):
         _divided(call, before, [each.shape for each in found if each is not None])
     if call.name in {"slice", "narrow"} and isinstance(found, Tensor):
@@ -57,7 +57,7 @@ def _divided(call: Call, before: Tensor, shapes: list[torch.Size]) -> None:
     dim: int = call.argument("dim", 0) % before.ndim
     sizes = {shape[dim] for shape in shapes}
     if len(sizes) == 1:
-        call.trace.splits.append(Split(before, dim, (len(shapes), *sizes)))
+        call.trace.splits.append(Split(before, dim, (len(shapes), *sizes), call.path))
     else:
         reason = "code splits them into parts of unequal sizes"
         call.trace.picked.append(Picked(before, dim, before.shape[dim], reason))
@@ -71,7 +71,7 @@ def _sliced(call: Call, before: Tensor, found: Tensor) -> None:
     start: int = call.argument("start") or 0
     start += size if start < 0 else 0
     if size % taken == 0 and start % taken == 0 and call.argument("step", 1) == 1:
-        call.trace.splits.append(Split(before, dim, (size // taken, taken)))
+        call.trace.splits.append(Split(before, dim, (size // taken, taken), call.path))
     else:
         below = start if start + taken == size else start + taken
         below = below if call.argument("step", 1) == 1 else size
@@ -104,7 +104,7 @@ def _gated(call: Call) -> Found:
     if labels is None:
         return None
     dim: int = call.argument("dim", -1) % labels.ndim
-    call.trace.splits.append(Split(labels, dim, (2, labels.shape[dim] // 2)))
+    call.trace.splits.append(Split(labels, dim, (2, labels.shape[dim] // 2), call.path))
     value, gate = labels.chunk(2, dim)
     call.trace.labels.join(value, gate, CONSTANT)
     return value

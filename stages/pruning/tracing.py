@@ -30,6 +30,8 @@ class Split:
     labels: Tensor
     dim: int
     sizes: tuple[int, ...]
+    path: str
+    """Of the module whose code does it."""
 
 
 @dataclass(frozen=True)

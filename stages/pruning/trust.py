@@ -21,11 +21,13 @@ def trusted(model: nn.Module, grouping: Grouping, inputs: Mapping[str, Tensor]) 
     """
     good: list[ChannelGroup] = []
     left_alone: list[LeftAlone] = []
+    problems: dict[str, str] = {}
     tried = grouping.groups
     while tried:
         bad = _bad(model, tried, inputs)
         good += (group for group in tried if all(group is not other for other, _ in bad))
-        left_alone += (LeftAlone(group.layers, problem) for group, problem in bad if group.otherwise is None)
+        problems = {group.name: problem for group, problem in bad} | problems  # the first way's is the reason
+        left_alone += (LeftAlone(group.layers, problems[group.name]) for group, _ in bad if group.otherwise is None)
         tried = tuple(group.otherwise for group, _ in bad if group.otherwise is not None)
     order = {group.name: position for position, group in enumerate(grouping.groups)}
     good.sort(key=lambda group: order[group.name])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...pipeline.blueprint import LayerSize, layer_sizes
 from .channels import all_channels
 from .groups import ChannelGroup, Grouping, LeftAlone, Member
+from .heads import bundle, head_labels, tried, ways
 from .labels import distinct, integers
 from .operators import labels_of
 from .selection import shared_paths
@@ -20,9 +21,16 @@ from .tracing import CONSTANT, Trace, traced
 INSEPARABLE = "each of them goes with all the others, as where parts of equal size are shuffled"
 
 
-def channel_groups(model: nn.Module, inputs: Mapping[str, Tensor], ignored: Set[str]) -> Grouping:
-    """The groups of `model`. Raises StageError when its graph cannot be captured."""
+def channel_groups(
+    model: nn.Module, inputs: Mapping[str, Tensor], ignored: Set[str], *, heads: bool = False
+) -> Grouping:
+    """The groups of `model`; attention's are of whole heads if `heads`, else of the same channels in every head.
+
+    Raises StageError when the model's graph cannot be captured.
+    """
     trace = traced(model, inputs, labels_of)
+    if heads:
+        bundle(trace)
     constrain(trace)
     units = _units(model, trace)
     outputs = {label for labels in trace.outputs for label in distinct(trace.labels.now(labels))}
@@ -55,12 +63,21 @@ def constrain(trace: Trace) -> None:
     splits = [(split.sizes, labels.along(split.labels, split.dim)) for split in trace.splits]
     picked = [(pick, labels.along(pick.labels, pick.dim)) for pick in trace.picked]
     for sizes, channels in splits:
-        if channels is not None:
+        if channels is not None and not _whole(channels.reshape(sizes)):
             parts = channels.reshape(-1, sizes[-1])
             labels.join_along(parts, (0,), CONSTANT)
     for pick, channels in picked:
         if channels is not None:
             labels.stick(channels[: pick.below], pick.reason)
+
+
+def _whole(parts: Tensor) -> bool:
+    """Whether it is one of the equal parts that goes when a channel does, so that the others stay equal."""
+    for dim in range(parts.ndim):
+        slabs = parts.movedim(dim, 0).flatten(1)
+        if bool((slabs == slabs[:, :1]).all()) and len(distinct(slabs)) > 1:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,7 @@ def _varying(trace: Trace, labels: Tensor) -> list[int]:
 
 def _groups(model: nn.Module, units: Iterable[Unit], divided: Set[int], trace: Trace) -> list[ChannelGroup]:
     """Units of one kind are one group; `divided` are labels of channels by whose number attention divides."""
+    of_heads = head_labels(trace)
     kinds: dict[frozenset[tuple[str, bool, int]], list[Unit]] = {}
     for unit in units:
         kinds.setdefault(unit.kind, []).append(unit)
@@ -129,8 +147,15 @@ def _groups(model: nn.Module, units: Iterable[Unit], divided: Set[int], trace: T
         parts = len(of_kind[0].written[first])
         members = tuple(_members(model, of_kind, trace))
         group = ChannelGroup(members, len(of_kind) * parts, parts, numbers[first])
+        labels = [unit.label for unit in of_kind]
         scaled = tuple(each for member in members for each in _scaled(model, member, divided, trace))
-        groups.append(replace(group, members=scaled, otherwise=group) if scaled != members else group)
+        variants = [replace(group, members=scaled), group] if scaled != members else [group]
+        if of_heads.issuperset(labels):
+            # First as if code knew their number: without an attribute that says it, only the shapes could.
+            counted = sorted(ways(model, group, labels, trace), key=lambda way: not way)
+            groups.append(tried([replace(group, heads=True)], counted))
+        else:
+            groups.append(tried(variants, [*ways(model, group, labels, trace)] if parts > 1 else [()]))
     return groups
 
 
