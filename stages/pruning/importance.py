@@ -55,7 +55,8 @@ def scored(
         if known:
             found.append(Scored(group, _relative(group, known)))
         else:
-            reason = f"`criterion: {criterion}` says nothing about them, since no batch norm scales them"
+            why = "no batch norm scales them" if criterion == "bn_scale" else "no layer reads them"
+            reason = f"`criterion: {criterion}` says nothing about them, since {why}"
             left_alone.append(LeftAlone(group.layers, reason))
     return found, left_alone
 

@@ -213,7 +213,7 @@ def _opaque(model: nn.Module, trace: Trace) -> Iterator[LeftAlone]:
     for path, operator in trace.opaque.items():
         if path and path not in trace.reads:
             kind = type(model.get_submodule(path)).__name__
-            yield LeftAlone((path,), f"nothing is cut inside of {kind} (`{operator}`)")
+            yield LeftAlone((path,), f"what happens inside of it ({kind}, `{operator}`) is not followed")
 
 
 def _left_alone(units: Iterable[Unit], reason: str, in_groups: Set[str], trace: Trace) -> Iterator[LeftAlone]:

@@ -61,6 +61,10 @@ class TestRows:
             used = channel_rows(layer, layer.weight.grad, written=True).ne(0).any(1)
             assert used.nonzero().flatten().tolist() == [channel]
 
+    def test_of_an_embeddings_channel_are_what_it_holds_for_every_word(self) -> None:
+        layer = nn.Embedding(5, 3)
+        assert torch.equal(channel_rows(layer, layer.weight, written=True), layer.weight.T)
+
     @pytest.mark.parametrize("layer", LAYERS, ids=str)
     def test_of_a_read_channel_are_the_weights_that_it_meets(self, layer: nn.Conv2d) -> None:
         for channel in range(8):

@@ -107,6 +107,65 @@ def test_a_silenced_channel_is_silent_behind_a_sigmoid_too() -> None:
     assert torch.allclose(silent(x), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.RMSNorm(6), nn.LayerNorm(6, elementwise_affine=False)], ids=str)
+def test_a_silenced_norm_takes_its_mean_over_the_kept_channels(norm: nn.Module) -> None:
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter)
+    silent = silenced(nn.Sequential(norm), Kept({"0": Channels((), (0, 2, 5))}))
+    x = torch.randn(4, 3, 6)
+    alone = x[..., [0, 2, 5]]
+    if isinstance(norm, nn.LayerNorm):
+        alone = alone - alone.mean(-1, keepdim=True)
+    expected = torch.zeros_like(x)
+    expected[..., [0, 2, 5]] = alone / (alone.square().mean(-1, keepdim=True) + (norm.eps or 1.2e-7)).sqrt()  # pyright: ignore
+    for name, parameter in norm.named_parameters():
+        expected = expected * parameter if name == "weight" else expected + parameter
+    gone = torch.tensor([1, 3, 4])
+    assert torch.allclose(silent(x).index_fill(-1, gone, 0), expected.index_fill(-1, gone, 0), atol=1e-5)
+    assert bool((silent(x)[..., gone] == 0).all())
+
+
+class Embedded(nn.Module):
+    """Words, and a position embedding that is a parameter of the model itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.positions = nn.Embedding(7, 6), nn.Parameter(torch.randn(1, 3, 6))
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.words(x) + self.positions))
+
+
+def embedded(positions: tuple[int, ...], norm: tuple[int, ...]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Embedded().eval()
+        nn.init.normal_(model.norm.weight)
+    kept = Kept(
+        {
+            "words": Channels((), (0, 2, 5)),
+            "positions": Channels((), positions, dim=2),
+            "norm": Channels((), norm),
+            "head": Channels((0, 2, 5), (0, 1)),
+        }
+    )
+    pruned, edit = cut(model, kept)
+    assert edit.tensors == {"positions": (1, 3, 3)}
+    prove(model, pruned, kept, {"tokens": torch.tensor([[0, 6, 3], [1, 1, 2]])})
+
+
+def test_a_stream_through_embedding_parameter_and_norm_is_cut() -> None:
+    embedded((0, 2, 5), (0, 2, 5))
+
+
+def test_another_channel_of_a_bare_parameter_or_a_norm_is_caught() -> None:
+    with pytest.raises(CutError, match="computes something else"):
+        embedded((0, 2, 4), (0, 2, 5))
+    with pytest.raises(CutError, match="computes something else"):
+        embedded((0, 2, 5), (0, 1, 5))
+
+
 def test_a_network_without_batch_one_is_caught() -> None:
     class FixedBatch(nn.Module):
         def __init__(self) -> None:

@@ -111,7 +111,7 @@ class TestFamilies:
         grouping = proven(FAMILIES[family].network(), FAMILIES[family].example(3))
         assert units(grouping) == {"hidden": 32}
         kind = family.upper()
-        assert f"recurrent keeps its channels: nothing is cut inside of {kind} (`{family}`)" in reasons(grouping)
+        assert f"recurrent keeps its channels: what happens inside of it ({kind}, `{family}`)" in reasons(grouping)
         assert f"embed keeps its channels: they pass through `recurrent`, a {kind}" in reasons(grouping)
 
 
