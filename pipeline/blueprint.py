@@ -20,10 +20,10 @@ class _Frozen(BaseModel):
 
 
 class LayerSize(_Frozen):
-    """The sizes of a resized layer: channels of convolutions and norms, features of linear layers."""
+    """The sizes of a resized layer: channels of convolutions and norms, features of linear layers and embeddings."""
 
     in_channels: int
-    """0 for norms and PReLU, which have one size only."""
+    """0 for norms, PReLU and embeddings, which have one size only."""
     out_channels: int
     groups: int = 1
 
@@ -37,15 +37,27 @@ class Factors(_Frozen):
 
 
 class Resize(_Frozen):
-    """Layers that lost channels."""
+    """Layers that lost channels, and what else of a model holds their number."""
 
     edit: Literal["resize"] = "resize"
     layers: dict[str, LayerSize]
+    tensors: dict[str, tuple[int, ...]] = Field(default_factory=dict[str, tuple[int, ...]])
+    """The shapes of parameters and buffers outside of these layers, such as position embeddings, by name."""
+    attributes: dict[str, int] = Field(default_factory=dict[str, int])
+    """Integers that code reads from modules, such as the number of heads, by the module's path and their name."""
 
     def apply(self, model: nn.Module) -> None:
-        """Replace each layer by one of its new size, whose weights are still to be loaded."""
+        """Replace each layer and tensor by one of its new size, whose values are still to be loaded."""
         for path, size in self.layers.items():
             model.set_submodule(path, _resized(_submodule(model, path), size, path))
+        for path, shape in self.tensors.items():
+            owner, name = _held(model, path, torch.Tensor)
+            tensor = getattr(owner, name)
+            zeros = tensor.new_zeros(shape)
+            setattr(owner, name, nn.Parameter(zeros) if isinstance(tensor, nn.Parameter) else zeros)
+        for path, value in self.attributes.items():
+            owner, name = _held(model, path, int)
+            setattr(owner, name, value)
 
 
 class Factorize(_Frozen):
@@ -163,6 +175,18 @@ def _submodule(model: nn.Module, path: str) -> Any:
         ) from error
 
 
+def _held(model: nn.Module, path: str, kind: type) -> tuple[Any, str]:
+    """The module that holds what `path` names, and its name there."""
+    parent, _, name = path.rpartition(".")
+    owner = _submodule(model, parent)
+    if not isinstance(getattr(owner, name, None), kind):
+        raise ArtifactError(
+            f"the blueprint edits `{path}`, which the model does not have; the code of the model has changed since the "
+            "artifact was made"
+        )
+    return owner, name
+
+
 _NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -171,6 +195,7 @@ _NORMS = (
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
 )
+_LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
 _STATE = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
@@ -178,6 +203,12 @@ def size_of(layer: nn.Module) -> LayerSize | None:
     """The size of a layer that `Resize` can change; None for every other module."""
     known: Any = layer
     state = {name for name, _ in chain(layer.named_parameters(), layer.named_buffers())}
+    if isinstance(layer, _LAYER_NORMS) and state <= _STATE:
+        return (
+            LayerSize(in_channels=0, out_channels=known.normalized_shape[0])
+            if len(known.normalized_shape) == 1
+            else None
+        )
     if not state or not state <= _STATE:
         return None  # such as a layer under weight norm, whose size lies in tensors of other names
     if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
@@ -186,6 +217,8 @@ def size_of(layer: nn.Module) -> LayerSize | None:
         return LayerSize(in_channels=known.in_features, out_channels=known.out_features)
     if isinstance(layer, _NORMS):
         return LayerSize(in_channels=0, out_channels=known.num_features)
+    if isinstance(layer, nn.Embedding):
+        return LayerSize(in_channels=0, out_channels=layer.embedding_dim)
     if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
         return LayerSize(in_channels=0, out_channels=layer.num_parameters)
     return None
@@ -214,9 +247,13 @@ def _resized(layer: nn.Module, size: LayerSize, path: str) -> nn.Module:
     return resized
 
 
-def _size_attributes(layer: nn.Module, size: LayerSize) -> dict[str, int]:
+def _size_attributes(layer: nn.Module, size: LayerSize) -> dict[str, int | tuple[int, ...]]:
     if isinstance(layer, nn.Linear):
         return {"in_features": size.in_channels, "out_features": size.out_channels}
+    if isinstance(layer, _LAYER_NORMS):
+        return {"normalized_shape": (size.out_channels,)}
+    if isinstance(layer, nn.Embedding):
+        return {"embedding_dim": size.out_channels}
     if isinstance(layer, nn.PReLU):
         return {"num_parameters": size.out_channels}
     if isinstance(layer, _NORMS):
@@ -229,6 +266,8 @@ def _shape(layer: nn.Module, name: str, tensor: torch.Tensor, size: LayerSize) -
         return ()
     if tensor.ndim == 1:
         return (size.out_channels,)
+    if isinstance(layer, nn.Embedding):
+        return (len(tensor), size.out_channels)
     if isinstance(layer, TRANSPOSED):
         return (size.in_channels, size.out_channels // size.groups, *tensor.shape[2:])
     return (size.out_channels, size.in_channels // size.groups, *tensor.shape[2:])

@@ -15,7 +15,7 @@ from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
 from .budget import OneRule, Share
 from .pruning.blocks import Block, Scope, blocks, by_rise, evenly, structure
-from .pruning.groups import Grouping, channel_groups
+from .pruning.groups import Grouping
 from .pruning.importance import NEEDS_TRAINING, Criterion, scored
 from .pruning.latency import Trial, best_of, timed_trials
 from .pruning.proof import prove
@@ -24,6 +24,7 @@ from .pruning.search import Cost, Cut, Search
 from .pruning.selection import ignored_paths
 from .pruning.sensitivity import Sensitivity, sensitivities
 from .pruning.trust import trusted
+from .pruning.units import channel_groups
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
@@ -60,6 +61,8 @@ class Prune(Stage, frozen=True, extra="forbid"):
     """How many cuts lead to the budget, each to the same share of the one before; `recover` trains after every one."""
     round_to: Annotated[int, Field(ge=1)] = 8
     """Channel counts are cut to multiples of this, which kernels run fuller on; a layer keeps at least as many."""
+    heads: bool = False
+    """Attention loses whole heads; otherwise it loses the same width in every head."""
     ignore: tuple[str, ...] = ()
     """Patterns of module paths that lose no output channels, such as `layer1.*`."""
     accept: Accept = "always"
@@ -139,7 +142,6 @@ class Prune(Stage, frozen=True, extra="forbid"):
     def _cut(self, artifact: Artifact, uncut: Cost | None, step: int, original: Artifact, context: Context) -> "_Made":
         """One cut of what the cuts before left. Raises StageError where its share cannot be met."""
         inputs = context.data.example()
-        # Torch-Pruning passes over parameters without gradients in silence; in the copy none is frozen.
         model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
         grouping, ordered = self._ordered(model, step, context)
         search = Search(model, inputs, grouping, ordered, uncut)
@@ -170,12 +172,19 @@ class Prune(Stage, frozen=True, extra="forbid"):
         Raises StageError for a model without any; says which layers are left alone.
         """
         inputs = context.data.example()
-        grouping = trusted(model, channel_groups(model, inputs, ignored_paths(model, self.ignore)), inputs)
+        grouping = trusted(
+            model, channel_groups(model, inputs, ignored_paths(model, self.ignore), heads=self.heads), inputs
+        )
         found, unjudged = scored(model, grouping, self.criterion, context)
         left_alone = (*grouping.left_alone, *unjudged)
         grouping = replace(grouping, groups=tuple(each.group for each in found), left_alone=left_alone)
         for left in left_alone if step == 1 else ():
             context.progress.say(f"{self.step_name}: {left}")
+        if self.heads and not any(group.heads for group in grouping.groups):
+            raise StageError(
+                f"{self.step_name}: `heads: true`, but there is no attention that can lose a head{_reasons(grouping)}. "
+                "Mend: drop `heads`, so that every head loses the same width"
+            )
         if not grouping.groups:
             raise StageError(
                 f"{self.step_name}: the model has no layer whose channels can be pruned{_reasons(grouping)}. "

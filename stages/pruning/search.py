@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...pipeline.blueprint import Resize, layer_sizes
 from ...pipeline.cost import macs_by_layer, num_parameters
 from .blocks import Block
-from .channels import Channels, cut
+from .channels import Kept, cut
 from .groups import Grouping, kept_channels
 
 
@@ -45,7 +45,7 @@ class Cut:
 
     model: nn.Module
     edit: Resize
-    kept: Mapping[str, Channels]
+    kept: Kept
     cost: Cost
 
 
