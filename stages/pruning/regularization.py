@@ -78,18 +78,18 @@ def norm_share(model: nn.Module, blocks: Sequence[Block]) -> float:
 
 def squared_norms(model: nn.Module, group: ChannelGroup) -> Tensor:
     """The squared norm of each unit of a group over all layers that share it, with gradients."""
-    total: Tensor | None = None
-    for member in group.members:
-        part = _by_channel(model.get_submodule(member.path), member, group.num_channels)
-        total = part if total is None or part is None else total + part
-    assert total is not None  # every group has a layer that writes its channels
-    return total.view(group.parts, -1).sum(0)
+    parts = (
+        _by_unit(model.get_submodule(member.path), member, group.num_units)
+        for member in group.members
+        if member.dim is None
+    )
+    return torch.stack([part for part in parts if part is not None]).sum(0)
 
 
-def _by_channel(layer: nn.Module, member: Member, num_channels: int) -> Tensor | None:
+def _by_unit(layer: nn.Module, member: Member, num_units: int) -> Tensor | None:
     weight = layer.weight
     if not isinstance(weight, Tensor):  # a norm that does not scale
         return None
     rows = channel_rows(layer, weight, written=member.writes)[list(member.channels)]
     roots = torch.tensor(member.roots, device=weight.device)
-    return weight.new_zeros(num_channels).index_add(0, roots, rows.square().sum(1).to(weight.dtype))
+    return weight.new_zeros(num_units).index_add(0, roots, rows.square().sum(1).to(weight.dtype))

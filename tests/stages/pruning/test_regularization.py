@@ -17,9 +17,9 @@ from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import Moment, Objective
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning.blocks import Block, blocks
-from potstill.stages.pruning.groups import channel_groups
 from potstill.stages.pruning.importance import scored
 from potstill.stages.pruning.regularization import Regularization, Regularized, norm_share, squared_norms
+from potstill.stages.pruning.units import channel_groups
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
 
