@@ -42,7 +42,7 @@ class Canonical:
 
 def sweeps_within(shape: Sequence[int], rank: int) -> int:
     """How many sweeps over the modes of a kernel fit into FIT_MACS, at most MOST_SWEEPS."""
-    per_sweep = 3 * math.prod(shape) * rank + rank * rank * sum(shape) + 4 * rank**3 / 3
+    per_sweep = 2 * math.prod(shape) * rank + rank * rank * sum(shape) + 4 * rank**3 / 3
     return min(int(FIT_MACS / per_sweep), MOST_SWEEPS)
 
 
@@ -65,33 +65,53 @@ def canonical(kernel: Tensor, rank: int) -> Canonical | None:
     unit = kernel.double() / norm
     sweeps = max(sweeps_within(kernel.shape, rank), 1)
     for ridge in RIDGES:
-        columns = _fitted(unit, _start(unit, rank), ridge, sweeps)
-        components = reduce(torch.mul, [_norms(each) for each in columns])
+        columns, error = _fitted(unit, _start(unit, rank), ridge, sweeps)
+        components = reduce(torch.mul, map(_norms, columns))
         if float(components.square().sum()) <= MOST_CANCELLING:
-            scaled = [each * norm**0.25 for each in columns]
-            return Canonical((scaled[0], scaled[1], scaled[2], scaled[3]), 1 - _squared_error(unit, columns))
+            after, before, vertical, horizontal = (each * norm**0.25 for each in columns)
+            return Canonical((after, before, vertical, horizontal), 1 - error)
     return None
 
 
-def _fitted(kernel: Tensor, columns: list[Tensor], ridge: float, sweeps: int) -> list[Tensor]:
+def _fitted(kernel: Tensor, columns: list[Tensor], ridge: float, sweeps: int) -> tuple[list[Tensor], float]:
+    """The columns after the sweeps, and their squared error."""
     error = math.inf
     for _ in range(sweeps):
-        for mode in range(kernel.ndim):
-            columns[mode] = _least_squares(kernel, columns, mode, ridge)
+        before = error
+        columns, error = _swept(kernel, columns, ridge)
         columns = _balanced(columns)
-        before, error = error, _squared_error(kernel, columns)
         if before - error < TOLERANCE * before:
             break
-    return columns
+    return columns, error
 
 
-def _least_squares(kernel: Tensor, columns: Sequence[Tensor], mode: int, ridge: float) -> Tensor:
-    """The best columns of one mode, the others held."""
-    others = [each for number, each in enumerate(columns) if number != mode]
-    gram = reduce(torch.mul, [each.T @ each for each in others])
+def _swept(kernel: Tensor, columns: Sequence[Tensor], ridge: float) -> tuple[list[Tensor], float]:
+    """One round of least squares over the modes, the others held, and the squared error after it."""
+    after, before, vertical, horizontal = columns
+    # Two products with the kernel a sweep: this one serves three modes.
+    seen = (kernel.flatten(1).T @ after).reshape(*kernel.shape[1:], -1)
+    along_rows = (seen * horizontal).sum(2)
+    before = _solved((along_rows * vertical).sum(1), (after, vertical, horizontal), ridge)
+    vertical = _solved((along_rows * before[:, None]).sum(0), (after, before, horizontal), ridge)
+    horizontal = _solved(
+        (seen * before[:, None, None] * vertical[:, None]).sum((0, 1)), (after, before, vertical), ridge
+    )
+    products = kernel.flatten(1) @ reduce(_by_columns, (before, vertical, horizontal))
+    after = _solved(products, (before, vertical, horizontal), ridge)
+    found = [after, before, vertical, horizontal]
+    shared = float((products * after).sum())
+    return found, float(kernel.square().sum()) - 2 * shared + float(_gram(found).sum())
+
+
+def _solved(products: Tensor, others: Sequence[Tensor], ridge: float) -> Tensor:
+    gram = _gram(others)
     gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
-    products = unfolded(kernel, mode) @ reduce(_by_columns, others)
     return torch.cholesky_solve(products.T, cast(Tensor, _linalg.cholesky(gram))).T
+
+
+def _gram(columns: Sequence[Tensor]) -> Tensor:
+    """The inner products of outer products of these columns."""
+    return reduce(torch.mul, [each.T @ each for each in columns])
 
 
 def _by_columns(left: Tensor, right: Tensor) -> Tensor:
@@ -109,11 +129,6 @@ def _balanced(columns: Sequence[Tensor]) -> list[Tensor]:
 
 def _norms(columns: Tensor) -> Tensor:
     return columns.square().sum(0).sqrt()
-
-
-def _squared_error(kernel: Tensor, columns: Sequence[Tensor]) -> float:
-    approximation = columns[0] @ reduce(_by_columns, columns[1:]).T
-    return float((unfolded(kernel, 0) - approximation).square().sum())
 
 
 def _start(kernel: Tensor, rank: int) -> list[Tensor]:
