@@ -126,6 +126,7 @@ class Factorize(Stage, frozen=True, extra="forbid"):
 
         inputs = context.data.example()
         others = left_alone(model, inputs, self.kinds)
+        context.journal.fact("energy of", self.metric)
         context.journal.fact("left alone", [f"{path}: {reason}" for path, reason in others.items()])
         layers = candidates(model, inputs, self.kinds, self.round_to)
         if not layers:
