@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...pipeline.cost import macs_by_layer, num_parameters
 from ...pipeline.errors import StageError
-from ...pipeline.factors import factored
+from ...pipeline.factors import Factors, factored
 from ..pruning.selection import ignored_paths, shared_paths
 from .ranks import Choice
 
@@ -32,6 +32,7 @@ class Costs:
         self._ignored = ignored_paths(model, ignore)
         self._shared = shared_paths(model)
         self._macs = macs_by_layer(model, inputs)
+        self._known: dict[tuple[str, Factors], LayerCost] = {}
 
     def reason_to_keep(self, path: str) -> str | None:
         """Why the layer stays whole whatever its factors cost."""
@@ -48,14 +49,26 @@ class Costs:
 
         Raises StageError where the model does not run once those that may be are factorized.
         """
-        measured = deepcopy(self._model)
-        for path, factors in choice.items():
-            if factors is not None and self.reason_to_keep(path) is None:
-                measured.set_submodule(path, factored(measured.get_submodule(path), factors, path))
-        cost = macs_of_factorized(measured, self._inputs)
+        free = {path: factors for path, factors in choice.items() if self.reason_to_keep(path) is None}
+        self._measure(
+            {path: factors for path, factors in free.items() if factors and (path, factors) not in self._known}
+        )
         return {
-            path: LayerCost(macs_within(path, cost), num_parameters(measured.get_submodule(path))) for path in choice
+            path: self._known[path, factors] if factors and path in free else self.of_layer(path)
+            for path, factors in choice.items()
         }
+
+    def _measure(self, unknown: Mapping[str, Factors]) -> None:
+        """Run the model once with all of these in it; what a layer's factors cost does not depend on other layers."""
+        if not unknown:
+            return
+        measured = deepcopy(self._model)
+        for path, factors in unknown.items():
+            measured.set_submodule(path, factored(measured.get_submodule(path), factors, path))
+        cost = macs_of_factorized(measured, self._inputs)
+        for path, factors in unknown.items():
+            parameters = num_parameters(measured.get_submodule(path))
+            self._known[path, factors] = LayerCost(macs_within(path, cost), parameters)
 
     def shares(self, choice: Choice) -> dict[str, float]:
         """The cost of each layer's factors as a share of the layer's: of an embedding its parameters, else its MACs."""

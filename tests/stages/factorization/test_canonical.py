@@ -263,7 +263,9 @@ class TestStage:
         stage = Factorize(keep=Keep(energy=0.98), kinds=("cp",), round_to=2, recover=Recovery(epochs=0))
         stage.run(artifact, context)
         kept = context.checkpoints / "ranks.json"
-        kept.write_text(kept.read_text().replace('"layer1.0.conv1": {"kind": "cp", "ranks": [6]}', '"layer1.0.conv1": null'))
+        kept.write_text(
+            kept.read_text().replace('"layer1.0.conv1": {"kind": "cp", "ranks": [6]}', '"layer1.0.conv1": null')
+        )
         (edit,) = stage.run(artifact, context).blueprint.edits
         assert isinstance(edit, FactorizeEdit)
         assert "layer1.0.conv1" not in edit.layers

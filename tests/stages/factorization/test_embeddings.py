@@ -1,6 +1,5 @@
 """Facts about factorized embeddings: what they reproduce and save, and what is refused by name."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -146,7 +145,12 @@ class TestStage:
         artifact = family_artifact("text_encoder", data)
         context = context_on(data, tmp_path / "checkpoints")
         stage = Factorize(
-            keep=Keep(ratio=0.6), kinds=("embedding",), metric=metric, round_to=2, ignore=("positions",), recover=UNTRAINED
+            keep=Keep(ratio=0.6),
+            kinds=("embedding",),
+            metric=metric,
+            round_to=2,
+            ignore=("positions",),
+            recover=UNTRAINED,
         )
         factorized = stage.run(artifact, context)
         (edit,) = factorized.blueprint.edits
