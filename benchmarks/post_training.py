@@ -1,10 +1,11 @@
-"""What a trained network's accuracy is right after pruning, and right after quantization, with nothing trained.
+"""What a trained network's accuracy is right after pruning, factorization or quantization, with nothing trained.
 
     python benchmarks/post_training.py configs/knowledge-cifar10.yaml --set teacher.model.depth=20
 
-The teacher of the recipe is cut to `--macs` of its multiply-accumulates by every criterion in every scope, and is
-quantized by every calibration method with 7- and 8-bit weights; neither trains on. Prints two tables in Markdown, of
-accuracies in PyTorch on the first `--samples` of the test split; those of the int8 models round as the engine does.
+The teacher of the recipe is cut to `--macs` of its multiply-accumulates by every criterion in every scope, factorized
+to `--factorized-macs` of them by every kind of factors, metric and rule, and quantized by every calibration method
+with 7- and 8-bit weights; none trains on. Prints a table in Markdown for each, of accuracies in PyTorch on the first
+`--samples` of the test split; those of the int8 models round as the engine does.
 """
 
 import argparse
@@ -21,6 +22,9 @@ from potstill.pipeline.plan import Plan
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Calibration
 from potstill.pipeline.recipe import load_recipe
+from potstill.stages.factorization.metric import MetricName
+from potstill.stages.factorization.splits import Kind
+from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning.blocks import Scope
 from potstill.stages.pruning.importance import Criterion
@@ -60,12 +64,33 @@ class Trials:
         return self._plan.context(self._plan.steps()[-1], folder, Silent(), Journal(), None, {})
 
 
+KINDS: tuple[tuple[Kind, ...], ...] = (
+    ("svd", "tucker2"),
+    ("svd", "spatial"),
+    ("svd", "cp"),
+    ("svd", "tucker2", "spatial", "cp"),
+)
+
+
+def factorized(trials: Trials, share: float) -> None:
+    """Print the table of factorizations."""
+    columns = [(metric, by) for by in ("energy", "sensitivity") for metric in get_args(MetricName)]
+    print(f"\n| kinds | {' | '.join(f'{metric}, {by}' for metric, by in columns)} |\n|---|{'---:|' * len(columns)}")
+    for kinds in KINDS:
+        stages = [
+            Factorize(keep=Keep(macs=share), metric=metric, by=by, kinds=kinds, round_to=2, recover=UNTRAINED)
+            for metric, by in columns
+        ]
+        print(f"| {', '.join(kinds)} | {' | '.join(map(trials.after, stages))} |", flush=True)
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print all tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--macs", type=float, default=0.85)
+    parser.add_argument("--factorized-macs", type=float, default=0.6)
     parser.add_argument("--samples", type=int, default=2000)
     arguments = parser.parse_args()
     trials = Trials(arguments.recipe, arguments.overrides, arguments.samples)
@@ -79,6 +104,7 @@ def main() -> None:
             for scope in scopes
         ]
         print(f"| {criterion} | {' | '.join(map(trials.after, stages))} |", flush=True)
+    factorized(trials, arguments.factorized_macs)
     methods = ("min_max", "percentile", "mse", "entropy")
     print(f"\n| weight bits | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
     for bits in (7, 8):

@@ -40,6 +40,7 @@ MODEL_CODE = (
             "augmentation",
             "blueprint",
             "bottleneck",
+            "factors",
             "fake_quantization",
             "models",
             "networks",

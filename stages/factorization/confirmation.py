@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...pipeline.bench import Beside
 from ..stage import Context
-from .layers import Plan, factors_of
+from .layers import Plan
 
 
 def confirmed(model: nn.Module, candidates: Sequence[Plan], context: Context) -> list[Plan]:
@@ -39,8 +39,7 @@ def confirmed(model: nn.Module, candidates: Sequence[Plan], context: Context) ->
 def _timed(number: int, layer: nn.Module, plan: Plan, inputs: Tensor, context: Context) -> Beside:
     def measure() -> JsonValue:
         context.progress.say(f"{context.step}: times {plan.path} against its factors")
-        factors = factors_of(layer, plan.factors, plan.path)
-        return context.bench.layer_beside(layer, factors, inputs).model_dump()
+        return context.bench.layer_beside(layer, plan.sequence(), inputs).model_dump()
 
     return Beside.model_validate(context.decided(f"layer-{number}", measure))
 

@@ -9,15 +9,14 @@ from torch import nn
 from potstill.pipeline.blueprint import (
     Blueprint,
     Factorize,
-    Factors,
     FoldBatchNorm,
     LayerSize,
     Resize,
-    factored,
     layer_sizes,
     size_of,
 )
 from potstill.pipeline.errors import ArtifactError
+from potstill.pipeline.factors import Factors, factored
 from potstill.pipeline.networks.resnet import ResNet
 
 BLUEPRINT = Blueprint(model=ResNet(depth=8, width=8), input_shapes={"image": (1, 8, 8)}, num_classes=4)
