@@ -3,12 +3,14 @@
     python benchmarks/post_training.py configs/knowledge-cifar10.yaml --set teacher.model.depth=20
 
 The teacher of the recipe is cut to `--macs` of its multiply-accumulates by every criterion in every scope, and is
-quantized by every calibration method with 7- and 8-bit weights; neither trains on. Prints two tables in Markdown, of
-accuracies in PyTorch on the first `--samples` of the test split; those of the int8 models round as the engine does.
+quantized by every calibration method with 7- and 8-bit weights, each plain, equalized, with corrected biases, and both;
+neither trains on. Prints two tables in Markdown, of accuracies in PyTorch on the first `--samples` of the test split;
+those of the int8 models round as the engine does. `--only prune` or `--only quantize` prints one of the tables.
 """
 
 import argparse
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +21,7 @@ from potstill.pipeline.errors import StageError
 from potstill.pipeline.journal import Journal
 from potstill.pipeline.plan import Plan
 from potstill.pipeline.progress import Silent
-from potstill.pipeline.quantization import Calibration
+from potstill.pipeline.quantization import Calibration, CalibrationMethod
 from potstill.pipeline.recipe import load_recipe
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning.blocks import Scope
@@ -61,32 +63,54 @@ class Trials:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables that were asked for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--macs", type=float, default=0.85)
     parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--only", choices=("prune", "quantize"))
     arguments = parser.parse_args()
     trials = Trials(arguments.recipe, arguments.overrides, arguments.samples)
-    print(f"As it was given: {trials.accuracy(trials.teacher)} %\n")
+    print(f"As it was given: {trials.accuracy(trials.teacher)} %\n", flush=True)
+    if arguments.only != "quantize":
+        _print_pruned(trials, arguments.macs)
+    if arguments.only != "prune":
+        _print_quantized(trials)
+
+
+def _print_pruned(trials: Trials, macs: float) -> None:
     scopes: tuple[Scope, ...] = get_args(Scope)
     print(f"| criterion | {' | '.join(scopes)} |\n|---|{'---:|' * len(scopes)}")
     criteria: tuple[Criterion, ...] = get_args(Criterion)
     for criterion in criteria:
         stages = [
-            Prune(keep=Budget(macs=arguments.macs), criterion=criterion, scope=scope, round_to=2, recover=UNTRAINED)
+            Prune(keep=Budget(macs=macs), criterion=criterion, scope=scope, round_to=2, recover=UNTRAINED)
             for scope in scopes
         ]
         print(f"| {criterion} | {' | '.join(map(trials.after, stages))} |", flush=True)
-    methods = ("min_max", "percentile", "mse", "entropy")
-    print(f"\n| weight bits | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
+    print()
+
+
+def _print_quantized(trials: Trials) -> None:
+    methods: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+    print(f"| weight bits, before and after calibration | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
     for bits in (7, 8):
-        cells = [
-            trials.after(Quantize(weight_bits=bits, calibration=Calibration(method=method), recover=UNTRAINED))
-            for method in methods
-        ]
-        print(f"| {bits} | {' | '.join(cells)} |", flush=True)
+        for equalize, bias_correction in product((False, True), repeat=2):
+            cells = [
+                trials.after(
+                    Quantize(
+                        weight_bits=bits,
+                        calibration=Calibration(method=method),
+                        equalize=equalize,
+                        bias_correction=bias_correction,
+                        recover=UNTRAINED,
+                    )
+                )
+                for method in methods
+            ]
+            what = [name for name, on in (("equalize", equalize), ("bias_correction", bias_correction)) if on]
+            print(f"| {bits}, {' and '.join(what) or 'neither'} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

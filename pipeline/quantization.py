@@ -18,6 +18,8 @@ from .errors import ModelError
 
 ACTIVATION_LEVELS = 255
 
+CalibrationMethod = Literal["min_max", "percentile", "mse", "entropy"]
+
 
 class ActivationRange(BaseModel):
     """One activation's uint8 grid: real value = scale · (code − zero_point)."""
@@ -39,7 +41,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["min_max", "percentile", "mse", "entropy"] = "min_max"
+    method: CalibrationMethod = "min_max"
     """`min_max`: the mean of the batches' extremes, which go on to follow the batches while the model trains.
     `percentile`, `mse` and `entropy` clip what lies far out, and hold the range through the training."""
     samples: Annotated[int, Field(ge=1)] = 256

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,14 +25,23 @@ class Recovery(DistillationTraining, frozen=True, extra="forbid"):
         return self
 
 
-def recover(artifact: Artifact, recovery: Recovery, context: Context, *, name: str = "recover") -> Artifact:
+def recover(
+    artifact: Artifact,
+    recovery: Recovery,
+    context: Context,
+    *,
+    name: str = "recover",
+    grids: Literal["anew", "as they are"] = "anew",
+) -> Artifact:
     """A copy of `artifact`, trained against the run's teacher; where it is quantized, under its quantizers.
 
-    A quantized artifact's grids are calibrated anew, since the structure may have changed under them; the training then
-    follows them, or holds them, as its calibration says. `name` tells the trainings of one step apart.
+    A quantized artifact's grids are calibrated anew, since the structure may have changed under them, unless `grids`
+    says that they fit; the training then follows them, or holds them, as its calibration says. `name` tells the
+    trainings of one step apart.
     """
     if artifact.quantization is not None:
-        return _recover_quantized(artifact, recovery, context, name)
+        started = artifact if grids == "as they are" else calibrated_anew(artifact, context)
+        return _recover_quantized(started, recovery, context, name)
     model = deepcopy(artifact.model)
     learn(model, recovery, artifact.blueprint, context, name=name)
     return replace(artifact, model=model)
@@ -50,7 +59,6 @@ def calibrated_anew(artifact: Artifact, context: Context) -> Artifact:
 def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, name: str) -> Artifact:
     from ..pipeline.fake_quantization import fake_quantized, quantization_of
 
-    artifact = calibrated_anew(artifact, context)
     quantization = artifact.quantization
     assert quantization is not None
     if recovery.epochs == 0:
