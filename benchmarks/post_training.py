@@ -10,9 +10,10 @@ those of the int8 models round as the engine does. `--only prune` or `--only qua
 
 import argparse
 import tempfile
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -70,13 +71,14 @@ def main() -> None:
     parser.add_argument("--macs", type=float, default=0.85)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--only", choices=("prune", "quantize"))
+    parser.add_argument("--weight-bits", type=int, choices=(7, 8), nargs="+", default=(7, 8))
     arguments = parser.parse_args()
     trials = Trials(arguments.recipe, arguments.overrides, arguments.samples)
     print(f"As it was given: {trials.accuracy(trials.teacher)} %\n", flush=True)
     if arguments.only != "quantize":
         _print_pruned(trials, arguments.macs)
     if arguments.only != "prune":
-        _print_quantized(trials)
+        _print_quantized(trials, arguments.weight_bits)
 
 
 def _print_pruned(trials: Trials, macs: float) -> None:
@@ -92,10 +94,10 @@ def _print_pruned(trials: Trials, macs: float) -> None:
     print()
 
 
-def _print_quantized(trials: Trials) -> None:
+def _print_quantized(trials: Trials, weight_bits: Iterable[Literal[7, 8]]) -> None:
     methods: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
     print(f"| weight bits, before and after calibration | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
-    for bits in (7, 8):
+    for bits in weight_bits:
         for equalize, bias_correction in product((False, True), repeat=2):
             cells = [
                 trials.after(

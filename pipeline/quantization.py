@@ -58,11 +58,15 @@ class Quantization(BaseModel):
     weight_bits: Literal[7, 8]
     """7 keeps weight codes within ±63, so that kernels without VNNI cannot saturate: 2 · 255 · 63 < 2^15."""
     weights: tuple[str, ...]
-    """Parameters by name; their scales follow from their values."""
+    """Parameters by name; their scales follow from their values unless `weight_scales` has them."""
     activations: dict[str, ActivationRange]
     """Grids by tensor name, as `tensor_names` gives them."""
     calibration: Calibration = Calibration()
     """How the grids were found, and are found again where a later stage changes the model."""
+    learn_steps: bool = False
+    """Whether grids are parameters while the model trains."""
+    weight_scales: dict[str, tuple[float, ...]] = Field(default_factory=dict[str, tuple[float, ...]])
+    """Learned scales of weights by name, one an output channel."""
     float_layers: tuple[str, ...] = ()
     """Paths of modules that are left in float, with all that is inside them."""
     shared: dict[str, str] = Field(default_factory=dict[str, str])

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
+from pydantic import model_validator
+
 from ..pipeline.artifact import Artifact
 from ..pipeline.processor import has_int8_dot_product
 from ..pipeline.quantization import Calibration, Quantization
@@ -32,12 +34,22 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     """Bring the channels of neighbouring layers to one range first, which changes nothing that the model computes."""
     bias_correction: bool = False
     """Take what rounding adds to the mean of every channel from the biases, measured on the calibration's samples."""
+    learn_steps: bool = False
+    """Let `recover` train the grids, too: every scale, and the zero points of activations that have one."""
     mixed_precision: MixedPrecision | None = None
     """Which layers go back to float when they were measured in int8; none unless given."""
     accept: Accept = "always"
     """`faster` or `smaller` leaves the model in float where the calibrated engine is not, beyond noise, what is said
     here."""
     recover: Recovery = Recovery(epochs=1)
+
+    @model_validator(mode="after")
+    def _learns_while_it_recovers(self) -> Self:
+        if self.learn_steps and self.recover.epochs == 0:
+            raise ValueError(
+                "`learn_steps` trains the grids while the model recovers: give `recover.epochs`, or drop it"
+            )
+        return self
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """The artifact with its batch norms folded and its quantizers trained; `recover.epochs: 0` only calibrates."""
@@ -53,7 +65,12 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         context.journal.fact("weight bits", self._weight_bits(context))
         floats = tuple(sorted(ignored_paths(model, self.ignore)))
         placeholder = Quantization(
-            weight_bits=self._bits, weights=(), activations={}, calibration=self.calibration, float_layers=floats
+            weight_bits=self._bits,
+            weights=(),
+            activations={},
+            calibration=self.calibration,
+            learn_steps=self.learn_steps,
+            float_layers=floats,
         )
         blueprint = artifact.blueprint.with_edit(edit) if edit.layers else artifact.blueprint
         folded = replace(artifact, model=model, blueprint=blueprint, quantization=placeholder)

@@ -58,14 +58,17 @@ def calibrated_anew(artifact: Artifact, context: Context) -> Artifact:
 
 def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, name: str) -> Artifact:
     from ..pipeline.fake_quantization import fake_quantized, quantization_of
+    from ..pipeline.learned_steps import learn_steps
 
     quantization = artifact.quantization
     assert quantization is not None
     if recovery.epochs == 0:
         return artifact
     student = fake_quantized(artifact.model, quantization, context.data.example())
+    if quantization.learn_steps:
+        learn_steps(student, context.data.example())
     learn(artifact.model, recovery, artifact.blueprint, context, name=name, through=student)
     model = deepcopy(artifact.model)
     # The capture drops buffers that eval mode does not read; the model keeps its own.
-    model.load_state_dict(model.state_dict() | student.float_state())
+    model.load_state_dict(model.state_dict() | student.trained_state())
     return replace(artifact, model=model, quantization=quantization_of(student, quantization))

@@ -29,6 +29,7 @@ def calibrated(model: nn.Module, asked: Quantization, context: Context) -> Quant
             "weights": placement.weights,
             "activations": dict.fromkeys(placement.activations, unknown),
             "shared": placement.shared,
+            "weight_scales": {},
         }
     )
     graph = fake_quantized(model, quantization, example)
