@@ -4,6 +4,7 @@ LSQ (Esser et al. 2020, arXiv 1902.08153) for weights and rectified activations,
 2004.09576) for activations with an offset. Importing this module imports torchao.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from .fake_quantization import ActivationQuantizer, FakeQuantizedModel, WeightQuantizer
 from .quantization import ACTIVATION_LEVELS, ActivationRange
-from .rounding import codes_of, inside, values_of
+from .rounding import clipped, in_memory_order, inside, scaled, shifted
 
 
 @torch.no_grad()
@@ -93,7 +94,7 @@ class _OnLearnedGrid(torch.autograd.Function):
     """With v = value / step + zero point and its code c, clipped to the ends of the grid, the derivatives are
 
     ∂/∂step = c - v inside the grid and c beyond it, ∂/∂offset = 0 inside and 1 beyond, ∂/∂value = 1 inside and 0
-    beyond: those of step · c + offset.
+    beyond: those of step · c + offset. All follow from c - v, which is a half at most where nothing is clipped.
     """
 
     @staticmethod
@@ -101,25 +102,34 @@ class _OnLearnedGrid(torch.autograd.Function):
         ctx: Any, values: Tensor, step: Tensor, offset: Tensor | None, lowest: int, highest: int, gain: float
     ) -> Tensor:
         scale, zero_point = grid_of(step, offset, lowest, highest)
-        # Saved as they came: behind a ReLU, and before a convolution, the graph holds them anyway.
-        ctx.save_for_backward(values, scale, zero_point)
+        exact = scaled(values, scale)
+        steps = clipped(shifted(exact.round(), zero_point), zero_point, lowest, highest)
+        errors = torch.sub(steps, exact, out=exact).to(values.dtype)
+        ctx.save_for_backward(errors, scale)
         ctx.ends, ctx.gain, ctx.has_offset = (lowest, highest), gain, offset is not None
-        return values_of(codes_of(values, scale, zero_point), scale, zero_point, lowest, highest).to(values.dtype)
+        return steps.mul_(scale).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        values, scale, zero_point = ctx.saved_tensors
+        errors, scale = ctx.saved_tensors
         lowest, highest = ctx.ends
-        ends = lowest - 0.5, highest + 0.5
-        exact = values.float() * scale.reciprocal()
-        codes = exact.round()
-        if zero_point is not None:
-            exact, codes = exact + zero_point, codes + zero_point
-        passed = inside(gradient, codes.to(gradient.dtype), *ends)
-        slopes = codes.clamp(lowest, highest) - inside(exact, codes, *ends)
-        of_step = ctx.gain * (gradient.float() * slopes).sum_to_size(scale.shape)
-        of_offset = None
-        if ctx.has_offset:
-            of_offset = ctx.gain * (gradient.float() - passed.float()).sum_to_size(scale.shape)
-        return passed, of_step, of_offset, None, None, None
+        errors = errors.to(gradient.dtype)
+        half = 0.5 + torch.finfo(gradient.dtype).eps / 2  # the number behind a half, the first one beyond the grid
+        passed = inside(gradient, errors, -half, half)
+        with torch.no_grad():
+            # One tensor serves all three sums.
+            terms = passed * errors
+            rounding = _summed(terms, scale)
+            beyond = _summed(torch.sub(gradient, passed, out=terms), scale)
+            torch.ops.aten.hardtanh_backward.grad_input(terms, errors, -math.inf, 0.0, grad_input=terms)
+            above = _summed(terms, scale)
+            of_step = ctx.gain * (rounding + highest * above + lowest * (beyond - above))
+        return passed, of_step, ctx.gain * beyond if ctx.has_offset else None, None, None, None
+
+
+def _summed(gradients: Tensor, scale: Tensor) -> Tensor:
+    """The sum over all values that share a scale."""
+    if scale.numel() == 1:
+        return in_memory_order(gradients).sum().float().view(scale.shape)
+    return gradients.float().sum_to_size(scale.shape)

@@ -25,21 +25,22 @@ def in_memory_order(values: Tensor) -> Tensor:
     return values
 
 
-def codes_of(values: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
-    """The float32 codes on a grid without ends, round(values / scale) + zero point, in a tensor of its own."""
-    inverse = scale.reciprocal()
+def scaled(values: Tensor, scale: Tensor) -> Tensor:
+    """Values by scale, in float32 and in a tensor of its own."""
     # A copy in float32 is the only tensor that is made: memory that is touched first costs more than arithmetic.
-    codes = values * inverse if values.dtype == torch.float32 else values.float().mul_(inverse)
-    codes.round_()
-    return codes if zero_point is None else codes.add_(zero_point)
+    inverse = scale.reciprocal()
+    return values * inverse if values.dtype == torch.float32 else values.float().mul_(inverse)
 
 
-def values_of(codes: Tensor, scale: Tensor, zero_point: Tensor | None, lowest: int, highest: int) -> Tensor:
-    """The values of codes, which are clipped to the grid; made in the codes' own memory."""
+def shifted(steps: Tensor, zero_point: Tensor | None) -> Tensor:
+    """The codes of whole steps from zero, in place."""
+    return steps if zero_point is None else steps.add_(zero_point)
+
+
+def clipped(codes: Tensor, zero_point: Tensor | None, lowest: int, highest: int) -> Tensor:
+    """The steps from zero of codes that are clipped to the grid, in place."""
     codes.clamp_(lowest, highest)
-    if zero_point is not None:
-        codes.sub_(zero_point)
-    return codes.mul_(scale)
+    return codes if zero_point is None else codes.sub_(zero_point)
 
 
 class _Rounded(torch.autograd.Function):
@@ -47,12 +48,12 @@ class _Rounded(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch types it by `*args`
         ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor | None, lowest: int, highest: int
     ) -> Tensor:
-        codes = codes_of(values, scale, zero_point)
+        codes = shifted(scaled(values, scale).round_(), zero_point)
         if ctx.needs_input_grad[0]:
             # Exact up to 256 in bfloat16, and what lies beyond the grid's ends stays beyond them.
             ctx.save_for_backward(codes.to(torch.bfloat16))
             ctx.ends = lowest - 0.5, highest + 0.5
-        return values_of(codes, scale, zero_point, lowest, highest).to(values.dtype)
+        return clipped(codes, zero_point, lowest, highest).mul_(scale).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
