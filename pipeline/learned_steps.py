@@ -117,15 +117,22 @@ class _OnLearnedGrid(torch.autograd.Function):
         errors = errors.to(gradient.dtype)
         half = 0.5 + torch.finfo(gradient.dtype).eps / 2  # the number behind a half, the first one beyond the grid
         passed = inside(gradient, errors, -half, half)
+        of_offset = None
         with torch.no_grad():
-            # One tensor serves all three sums.
             terms = passed * errors
-            rounding = _summed(terms, scale)
-            beyond = _summed(torch.sub(gradient, passed, out=terms), scale)
-            torch.ops.aten.hardtanh_backward.grad_input(terms, errors, -math.inf, 0.0, grad_input=terms)
-            above = _summed(terms, scale)
-            of_step = ctx.gain * (rounding + highest * above + lowest * (beyond - above))
-        return passed, of_step, ctx.gain * beyond if ctx.has_offset else None, None, None, None
+            of_step = _summed(terms, scale)
+            above = _summed(_inside(gradient, errors, -math.inf, -0.5, out=terms), scale)
+            of_step += highest * above
+            if lowest or ctx.has_offset:
+                below = _summed(_inside(gradient, errors, 0.5, math.inf, out=terms), scale)
+                of_step += lowest * below
+                of_offset = ctx.gain * (above + below) if ctx.has_offset else None
+        return passed, ctx.gain * of_step, of_offset, None, None, None
+
+
+def _inside(gradient: Tensor, errors: Tensor, low: float, high: float, *, out: Tensor) -> Tensor:
+    """The gradient where low < error < high, in the memory of a tensor that has served."""
+    return torch.ops.aten.hardtanh_backward.grad_input(gradient, errors, low, high, grad_input=out)
 
 
 def _summed(gradients: Tensor, scale: Tensor) -> Tensor:
