@@ -3,15 +3,18 @@
     python benchmarks/post_training.py configs/knowledge-cifar10.yaml --set teacher.model.depth=20
 
 The teacher of the recipe is cut to `--macs` of its multiply-accumulates by every criterion in every scope, factorized
-to `--factorized-macs` of them by every kind of factors, metric and rule, and quantized by every calibration method
-with 7- and 8-bit weights; none trains on. Prints a table in Markdown for each, of accuracies in PyTorch on the first
-`--samples` of the test split; those of the int8 models round as the engine does.
+to `--factorized-macs` of them by every kind of factors, metric and rule, and quantized by every calibration method with
+7- and 8-bit weights, each plain, equalized, with corrected biases, and both; none trains on. Prints a table in Markdown
+for each, of accuracies in PyTorch on the first `--samples` of the test split; those of the int8 models round as the
+engine does. `--only prune`, `factorize` or `quantize` prints one of the tables.
 """
 
 import argparse
 import tempfile
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -20,7 +23,7 @@ from potstill.pipeline.errors import StageError
 from potstill.pipeline.journal import Journal
 from potstill.pipeline.plan import Plan
 from potstill.pipeline.progress import Silent
-from potstill.pipeline.quantization import Calibration
+from potstill.pipeline.quantization import Calibration, CalibrationMethod
 from potstill.pipeline.recipe import load_recipe
 from potstill.stages.factorization.metric import MetricName
 from potstill.stages.factorization.splits import Kind
@@ -72,7 +75,7 @@ KINDS: tuple[tuple[Kind, ...], ...] = (
 )
 
 
-def factorized(trials: Trials, share: float) -> None:
+def _print_factorized(trials: Trials, share: float) -> None:
     """Print the table of factorizations."""
     columns = [(metric, by) for by in ("energy", "sensitivity") for metric in get_args(MetricName)]
     print(f"\n| kinds | {' | '.join(f'{metric}, {by}' for metric, by in columns)} |\n|---|{'---:|' * len(columns)}")
@@ -85,34 +88,58 @@ def factorized(trials: Trials, share: float) -> None:
 
 
 def main() -> None:
-    """Print all tables."""
+    """Print the tables that were asked for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--macs", type=float, default=0.85)
     parser.add_argument("--factorized-macs", type=float, default=0.6)
     parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--only", choices=("prune", "factorize", "quantize"))
+    parser.add_argument("--weight-bits", type=int, choices=(7, 8), nargs="+", default=(7, 8))
     arguments = parser.parse_args()
     trials = Trials(arguments.recipe, arguments.overrides, arguments.samples)
-    print(f"As it was given: {trials.accuracy(trials.teacher)} %\n")
+    print(f"As it was given: {trials.accuracy(trials.teacher)} %\n", flush=True)
+    if arguments.only in (None, "prune"):
+        _print_pruned(trials, arguments.macs)
+    if arguments.only in (None, "factorize"):
+        _print_factorized(trials, arguments.factorized_macs)
+    if arguments.only in (None, "quantize"):
+        _print_quantized(trials, arguments.weight_bits)
+
+
+def _print_pruned(trials: Trials, macs: float) -> None:
     scopes: tuple[Scope, ...] = get_args(Scope)
     print(f"| criterion | {' | '.join(scopes)} |\n|---|{'---:|' * len(scopes)}")
     criteria: tuple[Criterion, ...] = get_args(Criterion)
     for criterion in criteria:
         stages = [
-            Prune(keep=Budget(macs=arguments.macs), criterion=criterion, scope=scope, round_to=2, recover=UNTRAINED)
+            Prune(keep=Budget(macs=macs), criterion=criterion, scope=scope, round_to=2, recover=UNTRAINED)
             for scope in scopes
         ]
         print(f"| {criterion} | {' | '.join(map(trials.after, stages))} |", flush=True)
-    factorized(trials, arguments.factorized_macs)
-    methods = ("min_max", "percentile", "mse", "entropy")
-    print(f"\n| weight bits | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
-    for bits in (7, 8):
-        cells = [
-            trials.after(Quantize(weight_bits=bits, calibration=Calibration(method=method), recover=UNTRAINED))
-            for method in methods
-        ]
-        print(f"| {bits} | {' | '.join(cells)} |", flush=True)
+    print()
+
+
+def _print_quantized(trials: Trials, weight_bits: Iterable[Literal[7, 8]]) -> None:
+    methods: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+    print(f"| weight bits, before and after calibration | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
+    for bits in weight_bits:
+        for equalize, bias_correction in product((False, True), repeat=2):
+            cells = [
+                trials.after(
+                    Quantize(
+                        weight_bits=bits,
+                        calibration=Calibration(method=method),
+                        equalize=equalize,
+                        bias_correction=bias_correction,
+                        recover=UNTRAINED,
+                    )
+                )
+                for method in methods
+            ]
+            what = [name for name, on in (("equalize", equalize), ("bias_correction", bias_correction)) if on]
+            print(f"| {bits}, {' and '.join(what) or 'neither'} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -82,9 +82,27 @@ class FoldBatchNorm(_Frozen):
                     f"the blueprint folds `{norm_path}`, a {type(norm).__name__}, into `{layer_path}`, "
                     f"a {type(layer).__name__}: a batch norm folds into a convolution or linear layer only"
                 )
-            if layer.bias is None:
-                layer.bias = nn.Parameter(layer.weight.new_zeros(size.out_channels))
+            _add_bias(layer, size)
             model.set_submodule(norm_path, nn.Identity())
+
+
+class AddBias(_Frozen):
+    """Layers without a bias that were given one."""
+
+    edit: Literal["add_bias"] = "add_bias"
+    layers: tuple[str, ...]
+
+    def apply(self, model: nn.Module) -> None:
+        """Give each layer a bias of zero; its values are still to be loaded."""
+        for path in self.layers:
+            layer = _submodule(model, path)
+            size = size_of(layer)
+            if size is None or not hasattr(layer, "bias"):
+                raise ArtifactError(
+                    f"the blueprint gives `{path}`, a {type(layer).__name__}, a bias: only convolutions and linear "
+                    "layers can have one"
+                )
+            _add_bias(layer, size)
 
 
 class Insert(_Frozen):
@@ -128,7 +146,7 @@ class Sparsify(_Frozen):
             _submodule(model, path)  # refuses a path that the model does not have
 
 
-AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass | Sparsify
+AnyEdit = Resize | Factorize | FoldBatchNorm | AddBias | Insert | Bypass | Sparsify
 Edit = Annotated[AnyEdit, Field(discriminator="edit")]
 
 
@@ -156,6 +174,11 @@ class Blueprint(_Frozen):
     def with_edit(self, edit: AnyEdit) -> "Blueprint":
         """The same blueprint with one more edit at its end."""
         return self.model_copy(update={"edits": (*self.edits, edit)})
+
+
+def _add_bias(layer: Any, size: LayerSize) -> None:
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(size.out_channels))
 
 
 def _submodule(model: nn.Module, path: str) -> Any:

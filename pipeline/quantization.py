@@ -18,6 +18,8 @@ from .errors import ModelError
 
 ACTIVATION_LEVELS = 255
 
+CalibrationMethod = Literal["min_max", "percentile", "mse", "entropy"]
+
 
 class ActivationRange(BaseModel):
     """One activation's uint8 grid: real value = scale · (code − zero_point)."""
@@ -39,7 +41,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["min_max", "percentile", "mse", "entropy"] = "min_max"
+    method: CalibrationMethod = "min_max"
     """`min_max`: the mean of the batches' extremes, which go on to follow the batches while the model trains.
     `percentile`, `mse` and `entropy` clip what lies far out, and hold the range through the training."""
     samples: Annotated[int, Field(ge=1)] = 256
@@ -56,11 +58,15 @@ class Quantization(BaseModel):
     weight_bits: Literal[7, 8]
     """7 keeps weight codes within ±63, so that kernels without VNNI cannot saturate: 2 · 255 · 63 < 2^15."""
     weights: tuple[str, ...]
-    """Parameters by name; their scales follow from their values."""
+    """Parameters by name; their scales follow from their values unless `weight_scales` has them."""
     activations: dict[str, ActivationRange]
     """Grids by tensor name, as `tensor_names` gives them."""
     calibration: Calibration = Calibration()
     """How the grids were found, and are found again where a later stage changes the model."""
+    learn_steps: bool = False
+    """Whether grids are parameters while the model trains."""
+    weight_scales: dict[str, tuple[float, ...]] = Field(default_factory=dict[str, tuple[float, ...]])
+    """Learned scales of weights by name, one an output channel."""
     float_layers: tuple[str, ...] = ()
     """Paths of modules that are left in float, with all that is inside them."""
     shared: dict[str, str] = Field(default_factory=dict[str, str])

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
+from pydantic import model_validator
+
 from ..pipeline.artifact import Artifact
 from ..pipeline.processor import has_int8_dot_product
 from ..pipeline.quantization import Calibration, Quantization
 from .acceptance import Accept, accepted
 from .pruning.selection import ignored_paths
 from .quantization.mixed_precision import MixedPrecision, mixed
-from .recovery import Recovery, recover
+from .recovery import Recovery, calibrated_anew, recover
 from .stage import Context, Stage
 
 
@@ -29,6 +31,12 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     """How the activations' ranges are found."""
     ignore: tuple[str, ...] = ()
     """Patterns of module paths that stay in float, such as `head`."""
+    equalize: bool = False
+    """Bring the channels of neighbouring layers to one range first, which changes nothing that the model computes."""
+    bias_correction: bool = False
+    """Take what rounding adds to the mean of every channel from the biases, measured on the calibration's samples."""
+    learn_steps: bool = False
+    """Let `recover` train the grids, too: every scale, and the zero points of activations that have one."""
     mixed_precision: MixedPrecision | None = None
     """Which layers go back to float when they were measured in int8; none unless given."""
     accept: Accept = "always"
@@ -36,17 +44,34 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     here."""
     recover: Recovery = Recovery(epochs=1)
 
+    @model_validator(mode="after")
+    def _learns_while_it_recovers(self) -> Self:
+        if self.learn_steps and self.recover.epochs == 0:
+            raise ValueError(
+                "`learn_steps` trains the grids while the model recovers: give `recover.epochs`, or drop it"
+            )
+        return self
+
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """The artifact with its batch norms folded and its quantizers trained; `recover.epochs: 0` only calibrates."""
+        from .quantization.bias_correction import bias_corrected
+        from .quantization.equalization import equalized
         from .quantization.folding import fold_batch_norms
 
         model, edit = fold_batch_norms(artifact.model, context.data.example())
+        if self.equalize:
+            model = equalized(model, context)
         context.journal.fact("batch norms folded", len(edit.layers))
         context.journal.fact("calibration", self.calibration.method)
         context.journal.fact("weight bits", self._weight_bits(context))
         floats = tuple(sorted(ignored_paths(model, self.ignore)))
         placeholder = Quantization(
-            weight_bits=self._bits, weights=(), activations={}, calibration=self.calibration, float_layers=floats
+            weight_bits=self._bits,
+            weights=(),
+            activations={},
+            calibration=self.calibration,
+            learn_steps=self.learn_steps,
+            float_layers=floats,
         )
         blueprint = artifact.blueprint.with_edit(edit) if edit.layers else artifact.blueprint
         folded = replace(artifact, model=model, blueprint=blueprint, quantization=placeholder)
@@ -54,7 +79,11 @@ class Quantize(Stage, frozen=True, extra="forbid"):
             folded = mixed(folded, self.mixed_precision, context)
         if not accepted(artifact, folded, self.accept, context):
             return artifact
-        quantized = recover(folded, self.recover, context)
+        if self.bias_correction:
+            corrected = bias_corrected(calibrated_anew(folded, context), context)
+            quantized = recover(corrected, self.recover, context, grids="as they are")
+        else:
+            quantized = recover(folded, self.recover, context)
         assert quantized.quantization is not None
         context.journal.fact("quantized weights", len(quantized.quantization.weights))
         context.journal.fact("quantized activations", len(quantized.quantization.activations))
