@@ -13,6 +13,8 @@ from .bottleneck import Bottleneck
 from .cost import CONVOLUTIONS, TRANSPOSED
 from .errors import ArtifactError
 from .models import ModelReference, build
+from .sharing import Cluster
+from .structure import submodule as _submodule
 
 
 class _Frozen(BaseModel):
@@ -111,7 +113,7 @@ class Bypass(_Frozen):
             model.set_submodule(path, nn.Identity())
 
 
-AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass
+AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass | Cluster
 Edit = Annotated[AnyEdit, Field(discriminator="edit")]
 
 
@@ -134,16 +136,6 @@ class Blueprint(_Frozen):
     def with_edit(self, edit: AnyEdit) -> "Blueprint":
         """The same blueprint with one more edit at its end."""
         return self.model_copy(update={"edits": (*self.edits, edit)})
-
-
-def _submodule(model: nn.Module, path: str) -> Any:
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
-        raise ArtifactError(
-            f"the blueprint edits a layer `{path}` that the model does not have; the code of the model has changed "
-            "since the artifact was made"
-        ) from error
 
 
 _NORMS = (

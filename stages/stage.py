@@ -71,6 +71,9 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     compresses: ClassVar[bool] = False
     """Whether it is there to make the engine faster or smaller, which the report then holds it to."""
 
+    keeps_sharing: ClassVar[bool] = False
+    """Whether weights that share values by an earlier `cluster` still share them behind it."""
+
     @property
     def decides_by_engine(self) -> bool:
         """Whether its artifact depends on what engines were measured to be: on target and machine."""
@@ -96,3 +99,11 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     def order_problem(self, earlier: Sequence["Stage"]) -> str | None:
         """A sentence that says why this stage cannot follow `earlier`, or None."""
         return None
+
+    def problem_behind(self, earlier: Sequence["Stage"]) -> str | None:
+        """What is wrong with this stage's place: its `order_problem`, or that it would undo an earlier `cluster`."""
+        if not self.keeps_sharing and any(stage.stage == "cluster" for stage in earlier):
+            return (
+                "gives weights values of their own again, which `cluster` has made share a few; put `cluster` behind it"
+            )
+        return self.order_problem(earlier)
