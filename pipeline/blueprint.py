@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from .bottleneck import Bottleneck
+from .compact_filters import Compact
 from .cost import CONVOLUTIONS, TRANSPOSED
 from .errors import ArtifactError
 from .models import ModelReference, build
@@ -113,7 +114,7 @@ class Bypass(_Frozen):
             model.set_submodule(path, nn.Identity())
 
 
-AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass | Cluster
+AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass | Cluster | Compact
 Edit = Annotated[AnyEdit, Field(discriminator="edit")]
 
 
