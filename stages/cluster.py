@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ..pipeline.artifact import Artifact
+from ..pipeline.bench import Aim
 from ..pipeline.sharing import MOST_CLUSTERS
 from ..pipeline.sharing import Cluster as ClusterEdit
 from .acceptance import Accept, accepted
@@ -21,6 +22,7 @@ class Cluster(Stage, frozen=True, extra="forbid"):
     """Let the weights of each layer share a few values, and train these against the teacher."""
 
     compresses: ClassVar[bool] = True
+    aim: ClassVar[Aim] = "size"
     keeps_sharing: ClassVar[bool] = True
 
     stage: Literal["cluster"] = "cluster"

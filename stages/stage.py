@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import BaseModel, Field, JsonValue
 
 from ..pipeline.artifact import Artifact
-from ..pipeline.bench import Bench
+from ..pipeline.bench import Aim, Bench
 from ..pipeline.errors import StageError
 from ..pipeline.files import write_atomically
 from ..pipeline.teacher import Teacher
@@ -70,6 +70,8 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
 
     compresses: ClassVar[bool] = False
     """Whether it is there to make the engine faster or smaller, which the report then holds it to."""
+    aim: ClassVar[Aim] = "speed"
+    """Which of the two."""
 
     keeps_sharing: ClassVar[bool] = False
     """Whether weights that share values by an earlier `cluster` still share them behind it."""
