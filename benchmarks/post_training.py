@@ -1,14 +1,16 @@
-"""What a trained network's accuracy is right after pruning, and right after quantization, with nothing trained.
+"""What a trained network's accuracy is right after pruning, quantization and other compressions, with nothing trained.
 
     python benchmarks/post_training.py configs/knowledge-cifar10.yaml --set teacher.model.depth=20
 
 The teacher of the recipe is cut to `--macs` of its multiply-accumulates by every criterion in every scope, and is
-quantized by every calibration method with 7- and 8-bit weights; neither trains on. Prints two tables in Markdown, of
-accuracies in PyTorch on the first `--samples` of the test split; those of the int8 models round as the engine does.
+quantized by every calibration method with 7- and 8-bit weights; its weights come to share values, and some of its
+layers get compact filters; nothing trains on. Prints tables in Markdown, of accuracies in PyTorch on the first
+`--samples` of the test split; those of the int8 models round as the engine does. `--only` prints some of the tables.
 """
 
 import argparse
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -21,6 +23,8 @@ from potstill.pipeline.plan import Plan
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Calibration
 from potstill.pipeline.recipe import load_recipe
+from potstill.stages.cluster import Cluster
+from potstill.stages.compact import Compact, Left
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning.blocks import Scope
 from potstill.stages.pruning.importance import Criterion
@@ -61,32 +65,74 @@ class Trials:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--macs", type=float, default=0.85)
     parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--only", choices=[*TABLES], nargs="+", default=[*TABLES])
     arguments = parser.parse_args()
     trials = Trials(arguments.recipe, arguments.overrides, arguments.samples)
-    print(f"As it was given: {trials.accuracy(trials.teacher)} %\n")
+    print(f"As it was given: {trials.accuracy(trials.teacher)} %")
+    for name in arguments.only:
+        TABLES[name](trials, arguments.macs)
+
+
+def pruned(trials: Trials, macs: float) -> None:
+    """Every criterion in every scope."""
     scopes: tuple[Scope, ...] = get_args(Scope)
-    print(f"| criterion | {' | '.join(scopes)} |\n|---|{'---:|' * len(scopes)}")
     criteria: tuple[Criterion, ...] = get_args(Criterion)
+    head("criterion", scopes)
     for criterion in criteria:
         stages = [
-            Prune(keep=Budget(macs=arguments.macs), criterion=criterion, scope=scope, round_to=2, recover=UNTRAINED)
+            Prune(keep=Budget(macs=macs), criterion=criterion, scope=scope, round_to=2, recover=UNTRAINED)
             for scope in scopes
         ]
-        print(f"| {criterion} | {' | '.join(map(trials.after, stages))} |", flush=True)
+        row(criterion, map(trials.after, stages))
+
+
+def quantized(trials: Trials, _macs: float) -> None:
+    """Every calibration method."""
     methods = ("min_max", "percentile", "mse", "entropy")
-    print(f"\n| weight bits | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
+    head("weight bits", methods)
     for bits in (7, 8):
-        cells = [
-            trials.after(Quantize(weight_bits=bits, calibration=Calibration(method=method), recover=UNTRAINED))
-            for method in methods
+        stages = [
+            Quantize(weight_bits=bits, calibration=Calibration(method=method), recover=UNTRAINED) for method in methods
         ]
-        print(f"| {bits} | {' | '.join(cells)} |", flush=True)
+        row(bits, map(trials.after, stages))
+
+
+def clustered(trials: Trials, _macs: float) -> None:
+    """From 4 to 256 values a layer."""
+    bits = range(2, 9)
+    head("bits", bits)
+    row("accuracy", (trials.after(Cluster(bits=each, recover=UNTRAINED)) for each in bits))
+
+
+def compacted(trials: Trials, macs: float) -> None:
+    """Compact filters of every kind, in as many layers as the budget asks for."""
+    stages = {
+        "depthwise_separable": Compact(keep=Left(macs=macs), recover=UNTRAINED),
+        "depthwise_separable, multiplier 2": Compact(keep=Left(macs=macs), multiplier=2, recover=UNTRAINED),
+        "grouped, 2 groups": Compact(keep=Left(macs=macs), kind="grouped", recover=UNTRAINED),
+    }
+    head("filters", stages)
+    row("accuracy", map(trials.after, stages.values()))
+
+
+TABLES = {"prune": pruned, "quantize": quantized, "cluster": clustered, "compact": compacted}
+
+
+def head(name: str, columns: Iterable[object]) -> None:
+    """The first two lines of a table."""
+    names = [str(column) for column in columns]
+    print(f"\n| {name} | {' | '.join(names)} |\n|---|{'---:|' * len(names)}")
+
+
+def row(name: object, cells: Iterable[str]) -> None:
+    """One more line, as soon as it is known."""
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

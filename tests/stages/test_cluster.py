@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interruption import StoppingProgress
 from pydantic import ValidationError
 from torch import nn
 
@@ -91,6 +93,19 @@ class TestStage:
             moved = [codebook_of(each.model.get_submodule(path)) for each in (untrained, trained)]
             assert not torch.equal(*moved)
         assert context.journal.curve[-1].loss < 2
+
+    def test_an_interrupted_training_ends_as_the_undisturbed_one(
+        self, new_artifact: NewArtifact, new_context: NewContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        artifact, stage = new_artifact(width=16), cluster(bits=3, recover=Recovery(epochs=2))
+        undisturbed = stage.run(artifact, new_context(Teacher(artifact), step="calm"))
+        monkeypatch.setattr("potstill.pipeline.training.CHECKPOINT_SECONDS", 0.0)
+        stormy = new_context(Teacher(artifact), step="stormy")
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(artifact, replace(stormy, progress=StoppingProgress(4)))
+        resumed = stage.run(artifact, stormy)
+        state, other = undisturbed.model.state_dict(), resumed.model.state_dict()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
     def test_what_was_pruned_to_zero_stays_zero(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
         artifact = new_artifact(width=16)

@@ -23,6 +23,7 @@ from potstill.stages.compact import Compact, Left
 from potstill.stages.compaction.fitting import fitted, patches_of
 from potstill.stages.compaction.layers import plans
 from potstill.stages.prune import Budget, Prune
+from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
 from potstill.stages.train import Train
@@ -221,6 +222,15 @@ class TestStage:
         )
         assert macs(pruned.model, data.example()) < macs(smaller.model, data.example())
         pruned.save(tmp_path, data.example())
+
+    def test_a_quantized_network_gets_quantizers_on_its_new_layers(
+        self, new_artifact: NewArtifact, new_context: NewContext, data: Dataset, tmp_path: Path
+    ) -> None:
+        quantized = Quantize(recover=UNTRAINED).run(new_artifact(), new_context())
+        smaller = compact(ignore=("conv1",)).run(quantized, new_context(step="02"))
+        assert smaller.quantization is not None
+        assert {"layer1.0.conv1.0.weight", "layer1.0.conv1.1.weight"} <= set(smaller.quantization.weights)
+        smaller.save(tmp_path, data.example())
 
     def test_out_of_reach_says_what_can_be_reached(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
         with pytest.raises(StageError, match=r"cannot get down to 1\.0% of the macs.*Mend: `keep: \{macs: 0\.\d+\}`"):
