@@ -1,20 +1,20 @@
-"""What a trained network's accuracy is right after pruning, factorization or quantization, with nothing trained.
+"""What a trained network's accuracy is right after any of the compressions, with nothing trained.
 
     python benchmarks/post_training.py configs/knowledge-cifar10.yaml --set teacher.model.depth=20
 
-The teacher of the recipe is cut to `--macs` of its multiply-accumulates by every criterion in every scope, factorized
-to `--factorized-macs` of them by every kind of factors, metric and rule, and quantized by every calibration method with
-7- and 8-bit weights, each plain, equalized, with corrected biases, and both; none trains on. Prints a table in Markdown
-for each, of accuracies in PyTorch on the first `--samples` of the test split; those of the int8 models round as the
-engine does. `--only prune`, `factorize` or `quantize` prints one of the tables.
+The teacher of the recipe is cut to `--macs` of its multiply-accumulates by every criterion in every scope; factorized
+to `--factorized-macs` of them by every kind of factors, metric and rule; quantized by every calibration method, plain,
+equalized, with corrected biases, and both; its weights come to share values; some layers get compact filters. Nothing
+trains on. Prints tables in Markdown, of accuracies in PyTorch on the first `--samples` of the test split; those
+of the int8 models round as the engine does. `--only` prints some of the tables.
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
@@ -25,6 +25,8 @@ from potstill.pipeline.plan import Plan
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Calibration, CalibrationMethod
 from potstill.pipeline.recipe import load_recipe
+from potstill.stages.cluster import Cluster
+from potstill.stages.compact import Compact, Left
 from potstill.stages.factorization.metric import MetricName
 from potstill.stages.factorization.splits import Kind
 from potstill.stages.factorize import Factorize, Keep
@@ -75,18 +77,6 @@ KINDS: tuple[tuple[Kind, ...], ...] = (
 )
 
 
-def _print_factorized(trials: Trials, share: float) -> None:
-    """Print the table of factorizations."""
-    columns = [(metric, by) for by in ("energy", "sensitivity") for metric in get_args(MetricName)]
-    print(f"\n| kinds | {' | '.join(f'{metric}, {by}' for metric, by in columns)} |\n|---|{'---:|' * len(columns)}")
-    for kinds in KINDS:
-        stages = [
-            Factorize(keep=Keep(macs=share), metric=metric, by=by, kinds=kinds, round_to=2, recover=UNTRAINED)
-            for metric, by in columns
-        ]
-        print(f"| {', '.join(kinds)} | {' | '.join(map(trials.after, stages))} |", flush=True)
-
-
 def main() -> None:
     """Print the tables that were asked for."""
     parser = argparse.ArgumentParser()
@@ -95,51 +85,95 @@ def main() -> None:
     parser.add_argument("--macs", type=float, default=0.85)
     parser.add_argument("--factorized-macs", type=float, default=0.6)
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--only", choices=("prune", "factorize", "quantize"))
-    parser.add_argument("--weight-bits", type=int, choices=(7, 8), nargs="+", default=(7, 8))
+    parser.add_argument("--only", choices=[*TABLES], nargs="+", default=[*TABLES])
     arguments = parser.parse_args()
     trials = Trials(arguments.recipe, arguments.overrides, arguments.samples)
-    print(f"As it was given: {trials.accuracy(trials.teacher)} %\n", flush=True)
-    if arguments.only in (None, "prune"):
-        _print_pruned(trials, arguments.macs)
-    if arguments.only in (None, "factorize"):
-        _print_factorized(trials, arguments.factorized_macs)
-    if arguments.only in (None, "quantize"):
-        _print_quantized(trials, arguments.weight_bits)
+    print(f"As it was given: {trials.accuracy(trials.teacher)} %", flush=True)
+    for name in arguments.only:
+        share = arguments.factorized_macs if name == "factorize" else arguments.macs
+        TABLES[name](trials, share)
 
 
-def _print_pruned(trials: Trials, macs: float) -> None:
+def pruned(trials: Trials, macs: float) -> None:
+    """Every criterion in every scope."""
     scopes: tuple[Scope, ...] = get_args(Scope)
-    print(f"| criterion | {' | '.join(scopes)} |\n|---|{'---:|' * len(scopes)}")
     criteria: tuple[Criterion, ...] = get_args(Criterion)
+    head("criterion", scopes)
     for criterion in criteria:
         stages = [
             Prune(keep=Budget(macs=macs), criterion=criterion, scope=scope, round_to=2, recover=UNTRAINED)
             for scope in scopes
         ]
-        print(f"| {criterion} | {' | '.join(map(trials.after, stages))} |", flush=True)
-    print()
+        row(criterion, map(trials.after, stages))
 
 
-def _print_quantized(trials: Trials, weight_bits: Iterable[Literal[7, 8]]) -> None:
+def factorized(trials: Trials, macs: float) -> None:
+    """Every kind of factors by every metric and rule."""
+    columns = [(metric, by) for by in ("energy", "sensitivity") for metric in get_args(MetricName)]
+    head("kinds", [f"{metric}, {by}" for metric, by in columns])
+    for kinds in KINDS:
+        stages = [
+            Factorize(keep=Keep(macs=macs), metric=metric, by=by, kinds=kinds, round_to=2, recover=UNTRAINED)
+            for metric, by in columns
+        ]
+        row(", ".join(kinds), map(trials.after, stages))
+
+
+def quantized(trials: Trials, _macs: float) -> None:
+    """Every calibration method, with what comes before and after it."""
     methods: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
-    print(f"| weight bits, before and after calibration | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
-    for bits in weight_bits:
-        for equalize, bias_correction in product((False, True), repeat=2):
-            cells = [
-                trials.after(
-                    Quantize(
-                        weight_bits=bits,
-                        calibration=Calibration(method=method),
-                        equalize=equalize,
-                        bias_correction=bias_correction,
-                        recover=UNTRAINED,
-                    )
-                )
-                for method in methods
-            ]
-            what = [name for name, on in (("equalize", equalize), ("bias_correction", bias_correction)) if on]
-            print(f"| {bits}, {' and '.join(what) or 'neither'} | {' | '.join(cells)} |", flush=True)
+    head("weight bits, before and after calibration", methods)
+    for bits, equalize, bias_correction in product((7, 8), (False, True), (False, True)):
+        stages = [
+            Quantize(
+                weight_bits=bits,
+                calibration=Calibration(method=method),
+                equalize=equalize,
+                bias_correction=bias_correction,
+                recover=UNTRAINED,
+            )
+            for method in methods
+        ]
+        what = [name for name, on in (("equalize", equalize), ("bias_correction", bias_correction)) if on]
+        row(f"{bits}, {' and '.join(what) or 'neither'}", map(trials.after, stages))
+
+
+def clustered(trials: Trials, _macs: float) -> None:
+    """From 4 to 256 values a layer."""
+    bits = range(2, 9)
+    head("bits", bits)
+    row("accuracy", (trials.after(Cluster(bits=each, recover=UNTRAINED)) for each in bits))
+
+
+def compacted(trials: Trials, macs: float) -> None:
+    """Compact filters of every kind, in as many layers as the budget asks for."""
+    stages = {
+        "depthwise_separable": Compact(keep=Left(macs=macs), recover=UNTRAINED),
+        "depthwise_separable, multiplier 2": Compact(keep=Left(macs=macs), multiplier=2, recover=UNTRAINED),
+        "grouped, 2 groups": Compact(keep=Left(macs=macs), kind="grouped", recover=UNTRAINED),
+    }
+    head("filters", stages)
+    row("accuracy", map(trials.after, stages.values()))
+
+
+TABLES: Mapping[str, Callable[[Trials, float], None]] = {
+    "prune": pruned,
+    "factorize": factorized,
+    "quantize": quantized,
+    "cluster": clustered,
+    "compact": compacted,
+}
+
+
+def head(name: str, columns: Iterable[object]) -> None:
+    """The first two lines of a table."""
+    names = [str(column) for column in columns]
+    print(f"\n| {name} | {' | '.join(names)} |\n|---|{'---:|' * len(names)}")
+
+
+def row(name: object, cells: Iterable[str]) -> None:
+    """One more line, as soon as it is known."""
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

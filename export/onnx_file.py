@@ -13,7 +13,9 @@ from ..pipeline.artifact import Artifact
 from ..pipeline.errors import ExportError, MissingDependency
 from ..pipeline.quantization import capture, dynamic_batch
 from ..pipeline.quiet import quiet
+from ..pipeline.sharing import plain
 from ..pipeline.sparsity import holds
+from .codebooks import with_codebooks
 from .target import INT8
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
     layers that are recorded as 2:4 sparse are not.
     """
     model = _normalized(_graph(artifact, precision, inputs), inputs)
+    with_codebooks(model, artifact.model)
     for key, value in (
         ("recipe_hash", metadata.recipe_hash),
         ("stage", metadata.stage),
@@ -104,7 +107,7 @@ def layer_name(node: "NodeProto") -> str:
 
 def _graph(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor]) -> nn.Module:
     if precision != INT8:
-        return capture(artifact.model, inputs)
+        return capture(plain(artifact.model), inputs)
     if artifact.quantization is None:
         raise ExportError(
             "an int8 engine was asked of a model that is not quantized: add a quantize stage before this step, "

@@ -10,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from .bottleneck import Bottleneck
+from .compact_filters import Compact
 from .cost import CONVOLUTIONS, TRANSPOSED
 from .errors import ArtifactError
 from .factors import Factors, factored
 from .models import ModelReference, build
+from .sharing import Cluster
+from .structure import submodule as _submodule
 
 
 class _Frozen(BaseModel):
@@ -146,7 +149,7 @@ class Sparsify(_Frozen):
             _submodule(model, path)  # refuses a path that the model does not have
 
 
-AnyEdit = Resize | Factorize | FoldBatchNorm | AddBias | Insert | Bypass | Sparsify
+AnyEdit = Resize | Factorize | FoldBatchNorm | AddBias | Insert | Bypass | Cluster | Compact | Sparsify
 Edit = Annotated[AnyEdit, Field(discriminator="edit")]
 
 
@@ -179,16 +182,6 @@ class Blueprint(_Frozen):
 def _add_bias(layer: Any, size: LayerSize) -> None:
     if layer.bias is None:
         layer.bias = nn.Parameter(layer.weight.new_zeros(size.out_channels))
-
-
-def _submodule(model: nn.Module, path: str) -> Any:
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
-        raise ArtifactError(
-            f"the blueprint edits a layer `{path}` that the model does not have; the code of the model has changed "
-            "since the artifact was made"
-        ) from error
 
 
 def _held(model: nn.Module, path: str, kind: type) -> tuple[Any, str]:
