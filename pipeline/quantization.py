@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx, nn
 
+from .attention import write_out_attention
 from .errors import ModelError
 
 ACTIVATION_LEVELS = 255
@@ -68,7 +69,7 @@ class Quantization(BaseModel):
 
 
 def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The model's eval-mode graph over aten operators, with a dynamic batch.
+    """The model's eval-mode graph over aten operators, with a dynamic batch and its attention written out.
 
     Raises ModelError when torch.export cannot follow the model.
     """
@@ -81,13 +82,15 @@ def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecation notices while it traces
             exported = torch.export.export(deepcopy(model).eval(), example, dynamic_shapes=shapes)
-            return exported.module(check_guards=False)
+            graph = exported.module(check_guards=False)
     except Exception as error:
         raise ModelError(
             f"torch.export cannot capture this model: {str(error).splitlines()[0]}\n"
             "Mend: no Python branches on tensor values and no batch size written into the code; "
             "`torch.export.export(model, inputs)` shows the whole message."
         ) from error
+    write_out_attention(graph)
+    return graph
 
 
 def dynamic_batch(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ SAME_VALUES = frozenset(
     }
 )
 """Operators whose outputs are values of their input; they run on its codes as they are."""
-PARTS = frozenset({"chunk", "split", "split_with_sizes"})
+PARTS = frozenset({"chunk", "split", "split_with_sizes", "unbind"})
 """Operators that give several tensors, each of which holds values of their input."""
 
 
@@ -55,7 +55,7 @@ def place(graph: fx.GraphModule, floats: Collection[str] = ()) -> Placement:
             if names[weight] not in weights:
                 weights.append(names[weight])
             wanted |= {node.args[0], _rectified(node)}
-        elif operator in ("add", "mul") and _joins_activations(node):
+        elif operator in ("add", "mul") and _joins_activations(node) and not _masks(node):
             wanted |= {node.args[0], node.args[1], _rectified(node)}
         elif operator in PRODUCTS and _joins_activations(node):
             wanted |= {node.args[0], node.args[1]}
@@ -90,6 +90,11 @@ def _rectified(node: fx.Node) -> fx.Node:
     if len(readers) == 1 and operator_name(readers[0]) in RECTIFIERS:
         return readers[0]
     return node
+
+
+def _masks(node: fx.Node) -> bool:
+    """Whether an addition puts attention's mask on: its -10,000 or -inf would leave the scores no steps of the grid."""
+    return all(operator_name(reader) == "softmax" for reader in node.users)
 
 
 def _joins_activations(node: fx.Node) -> bool:

@@ -81,6 +81,13 @@ class TestInt8:
         assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 4
         assert (operators["MatMul"], operators["Add"]) == (0, 1)
 
+    def test_both_products_of_attention_in_one_operator_multiply_in_int8(
+        self, calibrated_engine: Callable[[str], BuiltEngine]
+    ) -> None:
+        operators = Counter(node.op_type for node in optimized(calibrated_engine("text_one_operator").path).graph.node)
+        assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 4
+        assert operators["MatMul"] == 0
+
     def test_squeeze_and_excite_multiplies_in_int8(self, calibrated_engine: Callable[[str], BuiltEngine]) -> None:
         operators = Counter(node.op_type for node in optimized(calibrated_engine("efficientnet").path).graph.node)
         assert (operators["QLinearMul"], operators["QLinearSigmoid"]) == (2, 2)
