@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..pipeline.errors import AuditError
-from .dialects import LAYER_OPERATORS, inferred_shapes, initializers, makers, readers
+from .dialects import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, makers, readers
 from .measurement import Audit, LayerPrecision
 from .onnx_file import layer_name
 
@@ -22,7 +22,8 @@ INT8_KERNELS = frozenset(
 )
 """ONNX Runtime's operators that multiply in int8."""
 
-RECTIFIERS = frozenset({"Relu", "Clip"})
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+WHY_RECURRENT = "ONNX Runtime has no int8 kernel for recurrent layers; `min_int8_share` is asked of the others"
 
 
 def audited(exported: "ModelProto", optimized: "ModelProto", min_int8_share: float | None) -> Audit:
@@ -35,6 +36,7 @@ def audited(exported: "ModelProto", optimized: "ModelProto", min_int8_share: flo
     layers = tuple(
         graph.precision_of(node, kernels.running(node, graph.weight_constant(node))) for node in graph.layers()
     )
+    layers = (*layers, *graph.recurrent_layers())
     total = sum(layer.macs for layer in layers)
     share = sum(layer.macs for layer in layers if layer.precision == "int8") / total if total else 0.0
     return Audit(layers=layers, int8_share=share, min_int8_share=min_int8_share)
@@ -110,6 +112,21 @@ class _Graph:
             if node.op_type in LAYER_OPERATORS and self.weight_constant(node) is not None:
                 yield node
 
+    def recurrent_layers(self) -> "Iterator[LayerPrecision]":
+        """What runs step by step, as in float on purpose: nothing that a recipe could change would make it int8."""
+        for node in self._nodes:
+            if node.op_type in RECURRENT:
+                steps = self._shapes[node.input[0]][0]
+                weights = sum(math.prod(self._shapes[name]) for name in node.input[1:3])
+                yield LayerPrecision(
+                    name=layer_name(node),
+                    kind=node.op_type,
+                    precision="float",
+                    macs=steps * weights,
+                    reason=WHY_RECURRENT,
+                    on_purpose=True,
+                )
+
     def weight_constant(self, layer: "NodeProto") -> str | None:
         """The stored tensor behind the layer's second input; None where that is an activation."""
         name = layer.input[1]
@@ -140,7 +157,10 @@ class _Graph:
 
     def _why_float(self, layer: "NodeProto") -> str:
         if layer.op_type == "ConvTranspose":
-            return "ONNX Runtime has no int8 kernel for transposed convolutions on the CPU"
+            return (
+                "ONNX Runtime has no int8 kernel for transposed convolutions on the CPU; those in two dimensions, with "
+                "equal strides and no dilation, become convolutions where their input, weight and output are quantized"
+            )
         return (
             self._input_problem(layer)
             or self._output_problem(layer)

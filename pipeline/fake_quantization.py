@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .errors import ModelError
-from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, tensor_names
+from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, operator_name, tensor_names
 from .quiet import quiet
 from .taps import INPUT, Marked, path_of
 
@@ -103,25 +103,26 @@ class WeightQuantizer(FakeQuantizeBase):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, *, bits: Literal[7, 8], **_: Any) -> None:
+    def __init__(self, *, bits: Literal[7, 8], axis: Literal[0, 1] = 0, **_: Any) -> None:
+        """`axis` is that of the output channels."""
         super().__init__()
         self._largest_code = 2 ** (bits - 1) - 1
         self.rounds = True
-        self.dtype, self.qscheme, self.ch_axis = torch.int8, torch.per_channel_symmetric, 0
+        self.dtype, self.qscheme, self.ch_axis = torch.int8, torch.per_channel_symmetric, axis
         self.quant_min, self.quant_max = -128, 127
         # They follow from the weight, so no checkpoint holds them.
         self.register_buffer("scale", torch.ones(1), persistent=False)
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
-        """The weight `x` (out, …) on its grid."""
-        largest = x.detach().abs().flatten(1).amax(1)
+        """The weight `x` on its grid."""
+        largest = x.detach().abs().transpose(0, self.ch_axis).flatten(1).amax(1)
         self.scale = (largest / self._largest_code).clamp(min=torch.finfo(torch.float32).eps)
         self.zero_point = torch.zeros(len(self.scale), dtype=torch.int32, device=x.device)
         if not self.rounds:
             return x
         # The codes stay within ±largest_code by the choice of scale; -128 … 127 is the range the exporter knows.
-        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, 0, -128, 127)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, -128, 127)
 
     def calculate_qparams(  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
         self, **kwargs: Any
@@ -263,8 +264,9 @@ class _NamedTensors(Quantizer):
         for node in model.graph.nodes:
             name = self._names.get(node.name)
             if name in self._quantization.weights:
+                bits, axis = self._quantization.weight_bits, _channel_axis(node)
                 node.meta["quantization_annotation"] = _annotation(
-                    cast(Any, WeightQuantizer).with_args(bits=self._quantization.weight_bits)
+                    cast(Any, WeightQuantizer).with_args(bits=bits, axis=axis)
                 )
             elif name in self._quantization.activations or name in self._quantization.shared:
                 node.meta["quantization_annotation"] = _annotation(ActivationQuantizer)
@@ -272,6 +274,11 @@ class _NamedTensors(Quantizer):
 
     def validate(self, model: fx.GraphModule) -> None:
         """Nothing to check: names that fit no tensor were refused before."""
+
+
+def _channel_axis(weight: fx.Node) -> Literal[0, 1]:
+    """Of a weight's output channels."""
+    return 1 if any(operator_name(user).startswith("conv_transpose") for user in weight.users) else 0
 
 
 def _annotation(make: Any) -> QuantizationAnnotation:

@@ -1,6 +1,14 @@
 """One quantized model, written the way each runtime fuses best."""
 
-from .graph import LAYER_OPERATORS, inferred_shapes, initializers, makers, readers
+from .graph import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, makers, readers
 from .onnxruntime_cpu import for_onnxruntime_cpu
 
-__all__ = ["LAYER_OPERATORS", "for_onnxruntime_cpu", "inferred_shapes", "initializers", "makers", "readers"]
+__all__ = [
+    "LAYER_OPERATORS",
+    "RECTIFIERS",
+    "for_onnxruntime_cpu",
+    "inferred_shapes",
+    "initializers",
+    "makers",
+    "readers",
+]

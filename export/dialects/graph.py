@@ -7,6 +7,9 @@ if TYPE_CHECKING:
 
 LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
+RECTIFIERS = frozenset({"Relu", "Clip"})
+"""What a uint8 grid from zero makes redundant."""
+
 
 def makers(graph: "GraphProto") -> "dict[str, NodeProto]":
     """Which node makes each tensor."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from ...pipeline.errors import ExportError
 from .graph import LAYER_OPERATORS, inferred_shapes, initializers, makers
 from .token_layers import multiply_rows
+from .transposed import convolve_to_depth
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -17,8 +18,8 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     They have an integer kernel for GlobalAveragePool and none for the ReduceMean that torch makes of
     ``AdaptiveAvgPool2d(1)``; the float graph gains a transposition less. They have one for Gemm, bias and all, and for
     the MatMul and Add that torch makes of a linear layer on tokens only one that goes back to float between the two.
-    Raises ExportError where the quantized part of the graph is not what the fusion rules read: weights folded to int8,
-    zero points that are written out.
+    They have none for ConvTranspose. Raises ExportError where the quantized part of the graph is not what the fusion
+    rules read: weights folded to int8, zero points that are written out.
     """
     import onnx
 
@@ -27,6 +28,7 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     _check_quantization(copy.graph)
     _pool_globally(copy)
     multiply_rows(copy)
+    convolve_to_depth(copy)
     _drop_unused(copy.graph)
     return copy
 

@@ -6,7 +6,7 @@ product becomes QLinearAdd or QLinearMul when both inputs and the output do. Har
 no integer kernel: they run in float between two quantizers, and the layers around them stay in int8.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from torch import fx
 
 from ...pipeline.quantization import module_path, operator_name, tensor_names
 
-LAYERS = frozenset({"conv1d", "conv2d", "linear"})
+LAYERS = frozenset({"conv1d", "conv2d", "conv_transpose2d", "linear"})
 RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "clamp"})
 """Activations that a uint8 grid from zero makes redundant, so the layer before them needs no quantizer of its own."""
 PRODUCTS = frozenset({"matmul", "bmm"})
@@ -50,7 +50,7 @@ def place(graph: fx.GraphModule, floats: Collection[str] = ()) -> Placement:
         operator = operator_name(node)
         if _is_within(node, floats):
             continue
-        if operator in LAYERS:
+        if _is_layer(node):
             weight = node.args[1]
             if names[weight] not in weights:
                 weights.append(names[weight])
@@ -75,8 +75,18 @@ def place(graph: fx.GraphModule, floats: Collection[str] = ()) -> Placement:
 
 def layer_paths(graph: fx.GraphModule, floats: Collection[str] = ()) -> list[str]:
     """The modules with a layer that `place` quantizes, in the order they first run."""
-    layers = (node for node in graph.graph.nodes if operator_name(node) in LAYERS and not _is_within(node, floats))
+    layers = (node for node in graph.graph.nodes if _is_layer(node) and not _is_within(node, floats))
     return list(dict.fromkeys(module_path(node) for node in layers))
+
+
+def _is_layer(node: fx.Node) -> bool:
+    """Whether an integer kernel can run it: a transposed convolution only as the convolution that it is made into."""
+    if operator_name(node) != "conv_transpose2d":
+        return operator_name(node) in LAYERS
+    strides, dilations = (node.args[at] if len(node.args) > at else [1, 1] for at in (3, 7))
+    assert isinstance(strides, Sequence)
+    assert isinstance(dilations, Sequence)
+    return len(set(strides)) == 1 and set(dilations) == {1}
 
 
 def _is_within(node: fx.Node, paths: Collection[str]) -> bool:
