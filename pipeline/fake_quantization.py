@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .errors import ModelError
+from .grouped_quantizer import GroupedWeightQuantizer, store_weights
 from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, operator_name, tensor_names
 from .quiet import quiet
 from .taps import INPUT, Marked, path_of
@@ -131,7 +132,7 @@ class WeightQuantizer(FakeQuantizeBase):
         return self.scale, self.zero_point
 
 
-_AnyQuantizer = ActivationQuantizer | WeightQuantizer
+_AnyQuantizer = ActivationQuantizer | WeightQuantizer | GroupedWeightQuantizer
 
 
 class FakeQuantizedModel(Marked):
@@ -242,12 +243,13 @@ def quantization_of(model: FakeQuantizedModel, quantization: Quantization) -> Qu
 
 
 def converted(model: FakeQuantizedModel, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The graph with explicit quantize and dequantize operators and int8 weights, as the ONNX exporter reads it."""
+    """The graph with explicit quantize and dequantize operators and stored weights, as the ONNX exporter reads it."""
     # torch warns of its own old graphs when they are copied.
     with quiet("torchao"):
         fresh = copy.deepcopy(model).train(mode=False)
         with torch.no_grad():
             fresh(*inputs.values())  # the weight scales follow the weights on each call
+        store_weights(fresh.graph)
         return convert_pt2e(fresh.graph, fold_quantize=True)
 
 
@@ -264,13 +266,16 @@ class _NamedTensors(Quantizer):
         for node in model.graph.nodes:
             name = self._names.get(node.name)
             if name in self._quantization.weights:
-                bits, axis = self._quantization.weight_bits, _channel_axis(node)
-                node.meta["quantization_annotation"] = _annotation(
-                    cast(Any, WeightQuantizer).with_args(bits=bits, axis=axis)
-                )
+                node.meta["quantization_annotation"] = _annotation(self._weight_quantizer(node))
             elif name in self._quantization.activations or name in self._quantization.shared:
                 node.meta["quantization_annotation"] = _annotation(ActivationQuantizer)
         return model
+
+    def _weight_quantizer(self, weight: fx.Node) -> Any:
+        bits, group_size = self._quantization.weight_bits, self._quantization.group_size
+        if group_size is not None:
+            return cast(Any, GroupedWeightQuantizer).with_args(bits=bits, group_size=group_size)
+        return cast(Any, WeightQuantizer).with_args(bits=bits, axis=_channel_axis(weight))
 
     def validate(self, model: fx.GraphModule) -> None:
         """Nothing to check: names that fit no tensor were refused before."""

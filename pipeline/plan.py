@@ -37,10 +37,13 @@ MODEL_CODE = (
         f"pipeline.{name}"
         for name in (
             "artifact",
+            "attention",
             "augmentation",
             "blueprint",
             "bottleneck",
             "fake_quantization",
+            "grouped_quantizer",
+            "grouped_weights",
             "models",
             "networks",
             "normalization",

@@ -1,7 +1,8 @@
 """What is quantized in a model: its tensors by name, and the grids they were given.
 
-The quantizers' arithmetic is that of ONNX Runtime's CPU kernels: activations are uint8, affine, one scale a tensor;
-weights are int8, symmetric, one scale an output channel.
+The quantizers' arithmetic is that of ONNX Runtime's CPU kernels. In the scheme `int8` activations are uint8, affine,
+one scale a tensor; weights are int8, symmetric, one scale an output channel. In `int8_weights` and `int4_weights` the
+weights of linear layers alone are quantized, affine, one scale a group of inputs of each output.
 """
 
 import warnings
@@ -18,6 +19,9 @@ from .attention import write_out_attention
 from .errors import ModelError
 
 ACTIVATION_LEVELS = 255
+
+Scheme = Literal["int8", "int8_weights", "int4_weights"]
+"""What is rounded, and the precision of the engines that this gives: activations and weights, or weights alone."""
 
 
 class ActivationRange(BaseModel):
@@ -54,8 +58,11 @@ class Quantization(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight_bits: Literal[7, 8]
+    scheme: Scheme = "int8"
+    weight_bits: Literal[4, 7, 8]
     """7 keeps weight codes within ±63, so that kernels without VNNI cannot saturate: 2 · 255 · 63 < 2^15."""
+    group_size: int | None = None
+    """How many inputs of an output share a scale, where the weights alone are quantized."""
     weights: tuple[str, ...]
     """Parameters by name; their scales follow from their values."""
     activations: dict[str, ActivationRange]

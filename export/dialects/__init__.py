@@ -1,6 +1,6 @@
 """One quantized model, written the way each runtime fuses best."""
 
-from .graph import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, makers, readers
+from .graph import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, is_in_groups, makers, readers
 from .onnxruntime_cpu import for_onnxruntime_cpu
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "for_onnxruntime_cpu",
     "inferred_shapes",
     "initializers",
+    "is_in_groups",
     "makers",
     "readers",
 ]

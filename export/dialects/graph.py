@@ -30,6 +30,11 @@ def initializers(graph: "GraphProto") -> "dict[str, TensorProto]":
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
+def is_in_groups(node: "NodeProto") -> bool:
+    """Whether it dequantizes a weight that is stored in groups."""
+    return node.op_type == "DequantizeLinear" and any(attribute.name == "block_size" for attribute in node.attribute)
+
+
 def inferred_shapes(model: "ModelProto", batch: int | None = None) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor, by ONNX shape inference; free dimensions are 0, unless `batch` fills them."""
     import onnx

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ...pipeline.errors import ExportError
 from .graph import LAYER_OPERATORS, inferred_shapes, initializers, makers
+from .stored_weights import store_transposed
 from .token_layers import multiply_rows
 from .transposed import convolve_to_depth
 
@@ -29,6 +30,7 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     _pool_globally(copy)
     multiply_rows(copy)
     convolve_to_depth(copy)
+    store_transposed(copy)
     _drop_unused(copy.graph)
     return copy
 

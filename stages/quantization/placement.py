@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from ...pipeline.quantization import module_path, operator_name, tensor_names
+from ...pipeline.quantization import Quantization, module_path, operator_name, tensor_names
 
 LAYERS = frozenset({"conv1d", "conv2d", "conv_transpose2d", "linear"})
 RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "clamp"})
@@ -39,6 +39,36 @@ class Placement:
     weights: tuple[str, ...]
     activations: tuple[str, ...]
     shared: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def placed(graph: fx.GraphModule, asked: Quantization) -> Placement:
+    """The placement that `asked` says, by its scheme and the modules it leaves in float."""
+    if asked.group_size is None:
+        return place(graph, asked.float_layers)
+    return Placement(weights=tuple(wide_weights(graph, asked.group_size, asked.float_layers)[0]), activations=())
+
+
+def wide_weights(
+    graph: fx.GraphModule, group_size: int, floats: Collection[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """The weights to store in groups, and why those of other linear layers stay as they are, by module.
+
+    A layer narrower than a group would store more scales than it saves, and an embedding looks its rows up in float.
+    """
+    names = tensor_names(graph)
+    weights: dict[str, None] = {}
+    left: dict[str, str] = {}
+    for node in graph.graph.nodes:
+        if operator_name(node) != "linear" or _is_within(node, floats):
+            continue
+        weight = node.args[1]
+        if any(operator_name(reader) != "linear" or reader.args[1] is not weight for reader in weight.users):
+            left[module_path(node)] = "its weight is read by another kind of layer, too"
+        elif (inputs := weight.meta["val"].shape[1]) < group_size:
+            left[module_path(node)] = f"its {inputs} inputs are fewer than a group of {group_size}"
+        else:
+            weights[names[weight]] = None
+    return list(weights), left
 
 
 def place(graph: fx.GraphModule, floats: Collection[str] = ()) -> Placement:
@@ -73,10 +103,11 @@ def place(graph: fx.GraphModule, floats: Collection[str] = ()) -> Placement:
     )
 
 
-def layer_paths(graph: fx.GraphModule, floats: Collection[str] = ()) -> list[str]:
-    """The modules with a layer that `place` quantizes, in the order they first run."""
-    layers = (node for node in graph.graph.nodes if _is_layer(node) and not _is_within(node, floats))
-    return list(dict.fromkeys(module_path(node) for node in layers))
+def layer_paths(graph: fx.GraphModule, asked: Quantization) -> list[str]:
+    """The modules with a layer that `placed` quantizes, in the order they first run."""
+    names, weights = tensor_names(graph), placed(graph, asked).weights
+    layers = (node for node in graph.graph.nodes if _is_layer(node) and not _is_within(node, asked.float_layers))
+    return list(dict.fromkeys(module_path(node) for node in layers if names[node.args[1]] in weights))
 
 
 def _is_layer(node: fx.Node) -> bool:
