@@ -149,7 +149,8 @@ def _target_misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
 
 def _no_stage_for(precision: str, given: Sequence[str]) -> str:
     if given:
-        return f"{precision} needs a `quantize` stage with `scheme: {precision}`, this one gives {given[0]}; write that"
+        needs = f"{precision} needs a `quantize` stage with `scheme: {precision}`"
+        return f"{needs}, and the recipe's has `scheme: {given[0]}`; change one of them"
     scheme = "" if precision == INT8 else f" with `scheme: {precision}`"
     return f"{precision} needs a `quantize` stage{scheme}; add one to `stages`, or leave {precision} out"
 
