@@ -90,8 +90,9 @@ def mixed(artifact: Artifact, settings: MixedPrecision, context: Context) -> Art
     artifact = _with_floats(artifact, (row.layer for row in decision.returned))
     if not placed(capture(artifact.model, context.data.example()), _quantization(artifact)).weights:
         raise StageError(
-            f"{context.step}: no layer would be left in int8. Mend: a larger `mixed_precision.loss_rise`, training "
-            "under the quantizers instead (`recover.epochs`), or no `quantize` stage"
+            f"{context.step}: no layer would be left in {_quantization(artifact).scheme}. Mend: a larger "
+            "`mixed_precision.loss_rise`, training under the quantizers instead (`recover.epochs`), or no `quantize` "
+            "stage"
         )
     return artifact
 
