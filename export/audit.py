@@ -1,13 +1,13 @@
-"""Which layers an engine really runs in int8, and why the others are left in float."""
+"""Which layers an engine really runs in int8 or by weights in few bits, and why the others are left in float."""
 
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..pipeline.errors import AuditError
-from .dialects import LAYER_OPERATORS, inferred_shapes, initializers, makers, readers
+from .dialects import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, is_in_groups, makers, readers
 from .measurement import Audit, LayerPrecision
 from .onnx_file import layer_name
 
@@ -22,22 +22,27 @@ INT8_KERNELS = frozenset(
 )
 """ONNX Runtime's operators that multiply in int8."""
 
-RECTIFIERS = frozenset({"Relu", "Clip"})
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+STORED_WEIGHTS = "MatMulNBits"
+"""ONNX Runtime's operator that multiplies by weights in few bits."""
+
+WHY_RECURRENT = "ONNX Runtime has no int8 kernel for recurrent layers; `min_int8_share` is asked of the others"
 
 
 def audited(exported: "ModelProto", optimized: "ModelProto", min_int8_share: float | None) -> Audit:
     """Compare the graph that was given to ONNX Runtime with the one that it made of it.
 
-    A layer counts as int8 only when an int8 operator that stands for it is found; what cannot be found is float.
+    A layer counts as quantized only when such an operator that stands for it is found; what cannot be found is float.
     """
     graph = _Graph(exported)
     kernels = _Kernels(optimized.graph)
     layers = tuple(
         graph.precision_of(node, kernels.running(node, graph.weight_constant(node))) for node in graph.layers()
     )
+    layers = (*layers, *graph.recurrent_layers())
     total = sum(layer.macs for layer in layers)
-    share = sum(layer.macs for layer in layers if layer.precision == "int8") / total if total else 0.0
-    return Audit(layers=layers, int8_share=share, min_int8_share=min_int8_share)
+    share = sum(layer.macs for layer in layers if layer.precision != "float") / total if total else 0.0
+    return Audit(layers=layers, precision=graph.precision, int8_share=share, min_int8_share=min_int8_share)
 
 
 def without_float_layers(audit: Audit, paths: Collection[str]) -> Audit:
@@ -45,7 +50,7 @@ def without_float_layers(audit: Audit, paths: Collection[str]) -> Audit:
 
     def marked(layer: LayerPrecision) -> LayerPrecision:
         within = any(layer.name == path or layer.name.startswith(f"{path}.") for path in paths)
-        if layer.precision == "int8" or not within:
+        if layer.precision != "float" or not within:
             return layer
         return layer.model_copy(update={"reason": "the `quantize` stage left it in float", "on_purpose": True})
 
@@ -59,23 +64,23 @@ def demand_share(audit: Audit, label: str) -> None:
     """
     asked = [layer for layer in audit.layers if not layer.on_purpose]
     total = sum(layer.macs for layer in asked)
-    share = sum(layer.macs for layer in asked if layer.precision == "int8") / total if total else 0.0
+    share = sum(layer.macs for layer in asked if layer.precision != "float") / total if total else 0.0
     if audit.min_int8_share is None or share >= audit.min_int8_share:
         return
     floats = sorted((layer for layer in asked if layer.precision == "float"), key=lambda layer: -layer.macs)
     lines = [f"  {layer.name} ({layer.kind}, {layer.macs / total:.1%}): {layer.reason}" for layer in floats]
     raise AuditError(
-        f"{label}: {share:.1%} of the multiply-accumulates run in int8, "
+        f"{label}: {share:.1%} of the multiply-accumulates run in {audit.precision}, "
         f"min_int8_share demands {audit.min_int8_share:.1%}. In float are\n" + "\n".join(lines) + "\n"
         "Mend: change the model where the reason says so, or lower min_int8_share."
     )
 
 
 class _Kernels:
-    """The int8 operators of an optimised graph, to be found by the layer they stand for."""
+    """The quantized operators of an optimised graph, to be found by the layer they stand for."""
 
     def __init__(self, graph: "GraphProto") -> None:
-        kernels = [node for node in graph.node if node.op_type in INT8_KERNELS]
+        kernels = [node for node in graph.node if node.op_type in (*INT8_KERNELS, STORED_WEIGHTS)]
         # ONNX Runtime keeps a layer's name and may append a counter; weights it does not repack keep theirs, too.
         self._by_name = {re.sub(r"_token_\d+$", "", node.name): node.op_type for node in kernels}
         self._by_weight = {name: node.op_type for node in kernels for name in node.input}
@@ -110,6 +115,21 @@ class _Graph:
             if node.op_type in LAYER_OPERATORS and self.weight_constant(node) is not None:
                 yield node
 
+    def recurrent_layers(self) -> "Iterator[LayerPrecision]":
+        """What runs step by step, as in float on purpose: nothing that a recipe could change would make it int8."""
+        for node in self._nodes:
+            if node.op_type in RECURRENT:
+                steps = self._shapes[node.input[0]][0]
+                weights = sum(math.prod(self._shapes[name]) for name in node.input[1:3])
+                yield LayerPrecision(
+                    name=layer_name(node),
+                    kind=node.op_type,
+                    precision="float",
+                    macs=steps * weights,
+                    reason=WHY_RECURRENT,
+                    on_purpose=True,
+                )
+
     def weight_constant(self, layer: "NodeProto") -> str | None:
         """The stored tensor behind the layer's second input; None where that is an activation."""
         name = layer.input[1]
@@ -124,10 +144,28 @@ class _Graph:
         return LayerPrecision(
             name=layer_name(layer),
             kind=layer.op_type,
-            precision="float" if kernel is None else "int8",
+            precision="float" if kernel is None else self.precision if kernel == STORED_WEIGHTS else "int8",
             macs=self._macs(layer),
             reason=self._why_float(layer) if kernel is None else f"runs as {kernel}",
+            on_purpose=kernel is None and self.precision != "int8" and not self._has_stored_weight(layer),
         )
+
+    @property
+    def precision(self) -> Literal["int8", "int8_weights", "int4_weights"]:
+        """That the graph was exported in; weights in groups are only in graphs that leave activations in float."""
+        import onnx
+
+        stored = (self._constants[node.input[0]].data_type for node in self._nodes if is_in_groups(node))
+        bits = next(stored, None)
+        if bits is None:
+            return "int8"
+        return "int4_weights" if bits == onnx.TensorProto.UINT4 else "int8_weights"
+
+    def _has_stored_weight(self, layer: "NodeProto") -> bool:
+        weight = self._made_by.get(layer.input[1])
+        if weight is not None and weight.op_type == "Transpose":
+            weight = self._made_by.get(weight.input[0])
+        return weight is not None and is_in_groups(weight)
 
     def _macs(self, layer: "NodeProto") -> int:
         weight, output = self._shapes[layer.input[1]], self._shapes[layer.output[0]]
@@ -139,8 +177,15 @@ class _Graph:
         return math.prod(output) * weight[-1 if transposed else -2]
 
     def _why_float(self, layer: "NodeProto") -> str:
+        if self.precision != "int8":
+            if self._has_stored_weight(layer):
+                return "ONNX Runtime did not fuse its weight's DequantizeLinear, which then runs on every call"
+            return f"its weight is in float: {self.precision} stores those of linear layers as wide as a group"
         if layer.op_type == "ConvTranspose":
-            return "ONNX Runtime has no int8 kernel for transposed convolutions on the CPU"
+            return (
+                "ONNX Runtime has no int8 kernel for transposed convolutions on the CPU; those in two dimensions, with "
+                "equal strides and no dilation, become convolutions where their input, weight and output are quantized"
+            )
         return (
             self._input_problem(layer)
             or self._output_problem(layer)

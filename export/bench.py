@@ -15,7 +15,7 @@ from .engine import Array
 from .latency import compare
 from .onnx_file import OnnxMetadata, exported, exported_layer
 from .parity import numpy_inputs
-from .target import FLOAT, INT8, Target
+from .target import FLOAT, Target
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TargetBench:
 
     def _built(self, artifact: Artifact, folder: Path) -> Path:
         folder.mkdir()
-        precision = FLOAT if artifact.quantization is None else INT8
+        precision = FLOAT if artifact.quantization is None else artifact.quantization.scheme
         metadata = OnnxMetadata(recipe_hash="", stage="bench", classes=self.data.classes)
         return self.target.build(exported(artifact, precision, self.data.example(), metadata), precision, folder)
 

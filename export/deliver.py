@@ -23,7 +23,7 @@ from .latency import compare
 from .measurement import Accuracy, Audit, Comparison, EngineMeasurement, OperatorTime, Parity, Value
 from .onnx_file import OUTPUT, OnnxMetadata, exported
 from .parity import demand_parity, numpy_inputs, parity_of
-from .target import INT8, Target
+from .target import FLOAT, Target
 
 __all__ = [
     "BuiltEngine",
@@ -85,7 +85,7 @@ def build_engine(
     """Export the artifact, build its engine in `folder`, and accept it or not.
 
     Raises ExportError when it cannot be built, ParityError when it computes something else than the model, AuditError
-    when less than the target's `min_int8_share` of an int8 engine runs in int8.
+    when less than the target's `min_int8_share` of a quantized engine runs so.
     """
     label = f"{target.label} {precision}"
     file = target.build(exported(artifact, precision, data.example(), metadata), precision, folder)
@@ -93,7 +93,7 @@ def build_engine(
         parity = parity_of(engine, artifact, data, precision)
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = None
-    if precision == INT8 and artifact.quantization is not None:
+    if precision != FLOAT and artifact.quantization is not None:
         audit = without_float_layers(target.audit(file), artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
     built = BuiltEngine(

@@ -152,21 +152,23 @@ class LayerPrecision(Value):
     name: str
     kind: str
     """The ONNX operator of the layer as exported, such as ``Conv``."""
-    precision: Literal["int8", "float"]
+    precision: Literal["int8", "int8_weights", "int4_weights", "float"]
     macs: int
     """For one sample."""
     reason: str
-    """Why a layer is in float; for an int8 layer, the operator that runs it."""
+    """Why a layer is in float; for any other, the operator that runs it."""
     on_purpose: bool = False
-    """Whether the model itself is quantized without this layer, so that no engine could run it in int8."""
+    """Whether the model itself is quantized without this layer, so that no engine could run it otherwise."""
 
 
 class Audit(Value):
     """What became of every convolution and linear layer when the runtime had optimised the graph."""
 
     layers: tuple[LayerPrecision, ...]
+    precision: Literal["int8", "int8_weights", "int4_weights"] = "int8"
+    """What the engine was built for."""
     int8_share: float
-    """Of all multiply-accumulates."""
+    """Of all multiply-accumulates, what runs in that precision."""
     min_int8_share: float | None
     """What the target demands of the layers that are not in float on purpose; None where it demands nothing."""
 

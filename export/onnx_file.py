@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.errors import ExportError, MissingDependency
+from ..pipeline.grouped_weights import dequantize_linear
 from ..pipeline.quantization import capture, dynamic_batch
 from ..pipeline.quiet import quiet
 from ..pipeline.sharing import plain
 from ..pipeline.sparsity import holds
 from .codebooks import with_codebooks
-from .target import INT8
+from .target import FLOAT
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -39,15 +40,17 @@ class OnnxMetadata:
 
 
 def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], metadata: OnnxMetadata) -> "ModelProto":
-    """The artifact's float model, or for ``int8`` its quantized graph with explicit quantize and dequantize nodes.
+    """The artifact's float model, or its quantized graph with explicit quantize and dequantize nodes.
 
     `inputs` is an example batch; its names become the input names, its first dimension is left free. Equal weights
     give equal bytes: names are counted anew and nothing of this machine is in the file. Raises ExportError when the
-    exporter or the ONNX checker refuses the model, when int8 is asked of an artifact that is not quantized, or when
+    exporter or the ONNX checker refuses the model, when the artifact is not quantized to the precision asked, or when
     layers that are recorded as 2:4 sparse are not.
     """
     model = _normalized(_graph(artifact, precision, inputs), inputs)
     with_codebooks(model, artifact.model)
+    if artifact.quantization is not None and artifact.quantization.weight_bits == 4:
+        _pack_four_bits(model.graph)
     for key, value in (
         ("recipe_hash", metadata.recipe_hash),
         ("stage", metadata.stage),
@@ -106,12 +109,13 @@ def layer_name(node: "NodeProto") -> str:
 
 
 def _graph(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor]) -> nn.Module:
-    if precision != INT8:
+    if precision == FLOAT:
         return capture(plain(artifact.model), inputs)
-    if artifact.quantization is None:
+    if artifact.quantization is None or artifact.quantization.scheme != precision:
+        quantized = "not quantized" if artifact.quantization is None else f"quantized to {artifact.quantization.scheme}"
         raise ExportError(
-            "an int8 engine was asked of a model that is not quantized: add a quantize stage before this step, "
-            "or take int8 out of the target's precision"
+            f"an {precision} engine was asked of a model that is {quantized}: add a quantize stage before this step "
+            f"with `scheme: {precision}`, or take {precision} out of the target's precision"
         )
     from ..pipeline.fake_quantization import FakeQuantizedModel, converted
 
@@ -136,6 +140,7 @@ def _from_torch(graph: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
                 opset_version=OPSET,
                 input_names=list(inputs),
                 output_names=[OUTPUT],
+                custom_translation_table={torch.ops.potstill.dequantize_groups.default: dequantize_linear},
                 verbose=False,
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -187,6 +192,17 @@ def _free_batch(graph: "GraphProto") -> None:
                 "the model writes a batch size into its graph; derive it from the input instead"
             )
         dimension.dim_param = BATCH
+
+
+def _pack_four_bits(graph: "GraphProto") -> None:
+    """Store the codes of weights in groups, which torch can only hold as bytes, two in a byte."""
+    import onnx
+
+    codes = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.input[::2]}
+    for tensor in graph.initializer:
+        if tensor.name in codes:
+            values = onnx.numpy_helper.to_array(tensor).flatten().tolist()
+            tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, onnx.TensorProto.UINT4, tensor.dims, values))
 
 
 def _rename(graph: "GraphProto") -> None:

@@ -24,13 +24,13 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     runtime: str
     device: str
     precision: tuple[str, ...]
-    """The engines that the last step gets, one each; int8 only where the model is quantized."""
+    """The engines that the last step gets, one each; others than fp32 only where the model is quantized so."""
     batch: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (1,)
     """The batch sizes that latency is measured at; goals look at the first."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Threads inside one call of the engine."""
     min_int8_share: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """The share of all multiply-accumulates that an int8 engine must run in int8."""
+    """The share of all multiply-accumulates that a quantized engine must run in int8, or by weights in few bits."""
 
     @field_validator("precision", "batch")
     @classmethod

@@ -47,8 +47,8 @@ class Beside(BaseModel):
 class Bench(Protocol):
     """Builds and times engines for the run's first target, at its first batch size.
 
-    A quantized artifact gets an int8 engine, any other an fp32 one: those that the step's own report is about. Nothing
-    that is built here stays.
+    A quantized artifact gets an engine of its scheme, any other an fp32 one: those that the step's own report is about.
+    Nothing that is built here stays.
     """
 
     @property

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from .errors import ModelError
-from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, tensor_names
+from .grouped_quantizer import GroupedWeightQuantizer, store_weights
+from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, operator_name, tensor_names
 from .quiet import quiet
 from .rounding import in_memory_order, rounded
 from .taps import INPUT, Marked, path_of
@@ -104,28 +105,33 @@ class WeightQuantizer(FakeQuantizeBase):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, *, bits: Literal[7, 8], **_: Any) -> None:
+    def __init__(self, *, bits: Literal[7, 8], axis: Literal[0, 1] = 0, **_: Any) -> None:
+        """`axis` is that of the output channels."""
         super().__init__()
         self.bits: Literal[7, 8] = bits
+        self.axis: Literal[0, 1] = axis
         self.largest_code = 2 ** (bits - 1) - 1
         self.follows = True
         self.rounds = True
-        self.dtype, self.qscheme, self.ch_axis = torch.int8, torch.per_channel_symmetric, 0
+        self.dtype, self.qscheme, self.ch_axis = torch.int8, torch.per_channel_symmetric, axis
         self.quant_min, self.quant_max = -128, 127
         # They follow from the weight, so no checkpoint holds them.
         self.register_buffer("scale", torch.ones(1), persistent=False)
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
-        """The weight `x` (out, …) on its grid."""
+        """The weight `x` on its grid."""
         if self.follows:
-            largest = x.detach().abs().flatten(1).amax(1)
+            largest = x.detach().abs().transpose(0, self.axis).flatten(1).amax(1)
             self.scale = (largest / self.largest_code).clamp(min=torch.finfo(torch.float32).eps)
             self.zero_point = torch.zeros(len(self.scale), dtype=torch.int32, device=x.device)
         if not self.rounds:
             return x
-        scale = self.scale.view(-1, *(1,) * (x.ndim - 1))
-        return rounded(x, scale, None, -self.largest_code, self.largest_code)
+        return rounded(x, self.along_channels(self.scale, x), None, -self.largest_code, self.largest_code)
+
+    def along_channels(self, values: Tensor, weight: Tensor) -> Tensor:
+        """One number an output channel, shaped to be broadcast against the weight."""
+        return values.view(-1, *(1,) * (weight.ndim - 1 - self.axis))
 
     def hold(self, scale: Tensor) -> None:
         """Keep these scales, one an output channel, whatever the weight becomes."""
@@ -141,7 +147,7 @@ class WeightQuantizer(FakeQuantizeBase):
         """The weight within the ends of a held grid, where its codes are the same."""
         if self.follows:
             return weight
-        ends = (self.held() * self.largest_code).view(-1, *(1,) * (weight.ndim - 1))
+        ends = self.along_channels(self.held() * self.largest_code, weight)
         return weight.minimum(ends).maximum(-ends)
 
     def calculate_qparams(  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
@@ -151,7 +157,7 @@ class WeightQuantizer(FakeQuantizeBase):
         return self.scale, self.zero_point
 
 
-_AnyQuantizer = ActivationQuantizer | WeightQuantizer
+_AnyQuantizer = ActivationQuantizer | WeightQuantizer | GroupedWeightQuantizer
 
 
 class FakeQuantizedModel(Marked):
@@ -194,9 +200,9 @@ class FakeQuantizedModel(Marked):
         """The quantizer of the activation called `name`."""
         return cast(ActivationQuantizer, self._quantizers[name])
 
-    def weight(self, name: str) -> WeightQuantizer:
-        """The quantizer of the weight called `name`."""
-        return cast(WeightQuantizer, self._quantizers[name])
+    def weights(self) -> dict[str, WeightQuantizer]:
+        """The quantizers of weights with one scale an output channel, by the weights' names."""
+        return {name: each for name, each in self._quantizers.items() if isinstance(each, WeightQuantizer)}
 
     @contextmanager
     def rounding(self, on: bool, names: Iterable[str] | None = None) -> Generator[None, None, None]:
@@ -229,8 +235,7 @@ class FakeQuantizedModel(Marked):
     def trained_state(self) -> dict[str, Tensor]:
         """The same without gradients; weights end where learned grids do, which changes none of their codes."""
         state = {name: tensor.detach() for name, tensor in self.float_state().items()}
-        weights = {name: each for name, each in self._quantizers.items() if isinstance(each, WeightQuantizer)}
-        return state | {name: quantizer.clipped(state[name]) for name, quantizer in weights.items()}
+        return state | {name: quantizer.clipped(state[name]) for name, quantizer in self.weights().items()}
 
 
 def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping[str, Tensor]) -> FakeQuantizedModel:
@@ -281,18 +286,19 @@ def _is_within(node: fx.Node, path: str) -> bool:
 def quantization_of(model: FakeQuantizedModel, quantization: Quantization) -> Quantization:
     """The same placement with the grids as they now stand."""
     ranges = {name: model.activation(name).range() for name in quantization.activations}
-    weights = {name: model.weight(name) for name in quantization.weights}
-    scales = {name: tuple(map(float, weight.held())) for name, weight in weights.items() if not weight.follows}
+    held = {name: each for name, each in model.weights().items() if not each.follows}
+    scales = {name: tuple(map(float, weight.held())) for name, weight in held.items()}
     return quantization.model_copy(update={"activations": ranges, "weight_scales": scales})
 
 
 def converted(model: FakeQuantizedModel, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The graph with explicit quantize and dequantize operators and int8 weights, as the ONNX exporter reads it."""
+    """The graph with explicit quantize and dequantize operators and stored weights, as the ONNX exporter reads it."""
     # torch warns of its own old graphs when they are copied.
     with quiet("torchao"):
         fresh = copy.deepcopy(model).train(mode=False)
         with torch.no_grad():
             fresh(*inputs.values())  # the weight scales follow the weights on each call
+        store_weights(fresh.graph)
         return convert_pt2e(fresh.graph, fold_quantize=True)
 
 
@@ -309,15 +315,24 @@ class _NamedTensors(Quantizer):
         for node in model.graph.nodes:
             name = self._names.get(node.name)
             if name in self._quantization.weights:
-                node.meta["quantization_annotation"] = _annotation(
-                    cast(Any, WeightQuantizer).with_args(bits=self._quantization.weight_bits)
-                )
+                node.meta["quantization_annotation"] = _annotation(self._weight_quantizer(node))
             elif name in self._quantization.activations or name in self._quantization.shared:
                 node.meta["quantization_annotation"] = _annotation(ActivationQuantizer)
         return model
 
+    def _weight_quantizer(self, weight: fx.Node) -> Any:
+        bits, group_size = self._quantization.weight_bits, self._quantization.group_size
+        if group_size is not None:
+            return cast(Any, GroupedWeightQuantizer).with_args(bits=bits, group_size=group_size)
+        return cast(Any, WeightQuantizer).with_args(bits=bits, axis=_channel_axis(weight))
+
     def validate(self, model: fx.GraphModule) -> None:
         """Nothing to check: names that fit no tensor were refused before."""
+
+
+def _channel_axis(weight: fx.Node) -> Literal[0, 1]:
+    """Of a weight's output channels."""
+    return 1 if any(operator_name(user).startswith("conv_transpose") for user in weight.users) else 0
 
 
 def _annotation(make: Any) -> QuantizationAnnotation:

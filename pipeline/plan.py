@@ -37,11 +37,14 @@ MODEL_CODE = (
         f"pipeline.{name}"
         for name in (
             "artifact",
+            "attention",
             "augmentation",
             "blueprint",
             "bottleneck",
             "factors",
             "fake_quantization",
+            "grouped_quantizer",
+            "grouped_weights",
             "models",
             "networks",
             "normalization",

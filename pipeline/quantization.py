@@ -1,7 +1,8 @@
 """What is quantized in a model: its tensors by name, and the grids they were given.
 
-The quantizers' arithmetic is that of ONNX Runtime's CPU kernels: activations are uint8, affine, one scale a tensor;
-weights are int8, symmetric, one scale an output channel.
+The quantizers' arithmetic is that of ONNX Runtime's CPU kernels. In the scheme `int8` activations are uint8, affine,
+one scale a tensor; weights are int8, symmetric, one scale an output channel. In `int8_weights` and `int4_weights` the
+weights of linear layers alone are quantized, affine, one scale a group of inputs of each output.
 """
 
 import warnings
@@ -14,11 +15,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx, nn
 
+from .attention import write_out_attention
 from .errors import ModelError
 
 ACTIVATION_LEVELS = 255
 
 CalibrationMethod = Literal["min_max", "percentile", "mse", "entropy"]
+
+Scheme = Literal["int8", "int8_weights", "int4_weights"]
+"""What is rounded, and the precision of the engines that this gives: activations and weights, or weights alone."""
 
 
 class ActivationRange(BaseModel):
@@ -55,8 +60,11 @@ class Quantization(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight_bits: Literal[7, 8]
+    scheme: Scheme = "int8"
+    weight_bits: Literal[4, 7, 8]
     """7 keeps weight codes within ±63, so that kernels without VNNI cannot saturate: 2 · 255 · 63 < 2^15."""
+    group_size: int | None = None
+    """How many inputs of an output share a scale, where the weights alone are quantized."""
     weights: tuple[str, ...]
     """Parameters by name; their scales follow from their values unless `weight_scales` has them."""
     activations: dict[str, ActivationRange]
@@ -74,7 +82,7 @@ class Quantization(BaseModel):
 
 
 def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The model's eval-mode graph over aten operators, with a dynamic batch.
+    """The model's eval-mode graph over aten operators, with a dynamic batch and its attention written out.
 
     Raises ModelError when torch.export cannot follow the model.
     """
@@ -87,13 +95,15 @@ def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecation notices while it traces
             exported = torch.export.export(deepcopy(model).eval(), example, dynamic_shapes=shapes)
-            return exported.module(check_guards=False)
+            graph = exported.module(check_guards=False)
     except Exception as error:
         raise ModelError(
             f"torch.export cannot capture this model: {str(error).splitlines()[0]}\n"
             "Mend: no Python branches on tensor values and no batch size written into the code; "
             "`torch.export.export(model, inputs)` shows the whole message."
         ) from error
+    write_out_attention(graph)
+    return graph
 
 
 def dynamic_batch(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:

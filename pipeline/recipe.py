@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ..export.target import Target, targets
+from ..export.target import FLOAT, INT8, Target, targets
 from ..stages.stage import Stage
 from .data import DataSource, sources
 from .errors import RecipeError
@@ -132,16 +132,27 @@ def _unknown_steps(stages: Sequence[Stage], position: int) -> Iterator[tuple[Key
 
 
 def _target_misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
-    quantizes = any(stage.stage == "quantize" for stage in recipe.stages)
+    given = [stage.quantizes_to for stage in recipe.stages if stage.quantizes_to is not None]
     first: dict[str, int] = {}
     for position, target in enumerate(recipe.targets):
         key: Key = ("targets", position)
-        if "int8" in target.precision and not quantizes:
-            yield (*key, "precision"), "int8 needs a `quantize` stage; add one to `stages`, or leave int8 out"
+        for precision in target.precision:
+            if precision != FLOAT and precision not in given:
+                yield (*key, "precision"), _no_stage_for(precision, given)
         if first.setdefault(target.label, position) != position:
             yield key, f"is the same as targets[{first[target.label]}] ({target.label}); put them into one"
-    if quantizes and not any("int8" in target.precision for target in recipe.targets):
-        yield ("targets",), "no target has int8, so what `quantize` does would be lost; add int8 to a `precision`"
+    for precision in given:
+        if not any(precision in target.precision for target in recipe.targets):
+            text = f"no target has {precision}, so what `quantize` does would be lost; add {precision} to a `precision`"
+            yield ("targets",), text
+
+
+def _no_stage_for(precision: str, given: Sequence[str]) -> str:
+    if given:
+        needs = f"{precision} needs a `quantize` stage with `scheme: {precision}`"
+        return f"{needs}, and the recipe's has `scheme: {given[0]}`; change one of them"
+    scheme = "" if precision == INT8 else f" with `scheme: {precision}`"
+    return f"{precision} needs a `quantize` stage{scheme}; add one to `stages`, or leave {precision} out"
 
 
 def recipe_file(name: str) -> Path:

@@ -35,7 +35,7 @@ class StepReport(Value):
     """What the stage decided or found, in its own words."""
     curve: tuple[CurvePoint, ...]
     engine: EngineMeasurement
-    """The int8 engine once the artifact is quantized, the fp32 engine before that."""
+    """The quantized engine once the artifact is quantized, the fp32 engine before that."""
     gate: Gate | None = None
     """Beside the step before; None for the first step, and in reports of older versions."""
 

@@ -217,9 +217,11 @@ class _Run:
         return gate
 
     def _precision(self, last: _Finished) -> str:
-        """Of the engine that a step is judged by: int8 once the artifact is quantized."""
-        quantized = last.artifact.quantization is not None and "int8" in self._recipe.targets[0].precision
-        return "int8" if quantized else "fp32"
+        """Of the engine that a step is judged by: that of its quantization, where the first target has it."""
+        quantization = last.artifact.quantization
+        if quantization is None or quantization.scheme not in self._recipe.targets[0].precision:
+            return "fp32"
+        return quantization.scheme
 
     def _reported(self, last: _Finished, before: _Finished | None, baselines: dict[str, BuiltEngine]) -> StepReport:
         """A step with the numbers of its engine for the first target."""
@@ -240,12 +242,12 @@ class _Run:
         )
 
     def _all_engines(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
-        """Every target and precision of the last artifact; int8 only where it is quantized."""
+        """Every target and precision of the last artifact; others than fp32 only where it is quantized."""
         return tuple(
             self._measured(last, target, precision, baselines[target.label])
             for target in self._recipe.targets
             for precision in target.precision
-            if precision != "int8" or last.artifact.quantization is not None
+            if precision == "fp32" or last.artifact.quantization is not None
         )
 
     def _saved(self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...]) -> Report:

@@ -80,6 +80,11 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     """Whether the zeros of 2:4 sparsity outlast it."""
 
     @property
+    def quantizes_to(self) -> str | None:
+        """The precision of the engines of a model that this stage has quantized; None where it does not quantize."""
+        return None
+
+    @property
     def decides_by_engine(self) -> bool:
         """Whether its artifact depends on what engines were measured to be: on target and machine."""
         return False
@@ -99,7 +104,7 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     @staticmethod
     def is_quantized_by(earlier: Sequence["Stage"]) -> bool:
         """Whether the model comes quantized from `earlier`."""
-        return any(stage.stage == "quantize" for stage in earlier)
+        return any(stage.quantizes_to is not None for stage in earlier)
 
     def order_problem(self, earlier: Sequence["Stage"]) -> str | None:
         """A sentence that says why this stage cannot follow `earlier`, or None."""

@@ -44,7 +44,9 @@ class OnnxRuntimeTarget(Target, frozen=True, extra="forbid"):
 
     runtime: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu"] = "cpu"
-    precision: Annotated[tuple[Literal["fp32", "int8"], ...], Field(min_length=1)] = ("fp32",)
+    precision: Annotated[tuple[Literal["fp32", "int8", "int8_weights", "int4_weights"], ...], Field(min_length=1)] = (
+        "fp32",
+    )
 
     def check(self) -> None:
         """Raise MissingDependency when ONNX Runtime is not installed."""

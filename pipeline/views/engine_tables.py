@@ -63,7 +63,7 @@ def engines_table(report: Report) -> Table:
         figures("Accuracy", "%"),
         figures("File", "kB"),
         figures("Peak memory", "MB"),
-        figures("MACs in int8", "%"),
+        figures("Quantized MACs", "%"),
         words("File in the run"),
     )
     rows = tuple(
@@ -119,19 +119,19 @@ def _agreement(share: float | None) -> Cell:
 
 
 def audited(report: Report) -> EngineMeasurement | None:
-    """The final engine whose layers are listed: the first one that was asked for int8."""
+    """The final engine whose layers are listed: the first one that is quantized."""
     return next((engine for engine in report.engines if engine.audit is not None), None)
 
 
 def audit_sentence(audit: Audit) -> str:
-    """How much runs in int8, and how much had to."""
-    num_int8 = sum(layer.precision == "int8" for layer in audit.layers)
+    """How much runs in the precision that was asked for, and how much had to."""
+    num_quantized = sum(layer.precision != "float" for layer in audit.layers)
     num_left = sum(layer.on_purpose for layer in audit.layers)
     left = f"; `quantize` left {num_left} in float" if num_left else ""
     asked = f"{left}; at least {wording.percent(audit.min_int8_share)} % was asked" if audit.min_int8_share else left
     asked += " of the others" if num_left and audit.min_int8_share else ""
     return (
-        f"{num_int8} of {len(audit.layers)} convolutions and linear layers run in int8, "
+        f"{num_quantized} of {len(audit.layers)} layers run in {audit.precision}, "
         f"{wording.percent(audit.int8_share)} % of the multiply-accumulates{asked}."
     )
 
@@ -143,7 +143,7 @@ def audit_table(audit: Audit) -> Table:
 
 
 def _audit_row(layer: LayerPrecision) -> tuple[Cell, ...]:
-    precision = Cell(layer.precision, tone="plain" if layer.precision == "int8" else "bad")
+    precision = Cell(layer.precision, tone="bad" if layer.precision == "float" else "plain")
     return (Cell(layer.name), Cell(layer.kind), precision, Cell(f"{layer.macs:,}"), Cell(layer.reason))
 
 

@@ -10,7 +10,7 @@ from ...pipeline.fake_quantization import FakeQuantizedModel, fake_quantized, qu
 from ...pipeline.quantization import ActivationRange, Quantization, capture
 from ...pipeline.seeding import generator
 from ..stage import Context
-from .placement import place
+from .placement import placed
 from .ranges import Histogram, chosen_range
 
 
@@ -22,7 +22,7 @@ def calibrated(model: nn.Module, asked: Quantization, context: Context) -> Quant
     training split without augmentation; nothing is rounded while they are looked at.
     """
     example = context.data.example()
-    placement = place(capture(model, example), asked.float_layers)
+    placement = placed(capture(model, example), asked)
     unknown = ActivationRange(scale=1.0, zero_point=0)
     quantization = asked.model_copy(
         update={
@@ -32,6 +32,8 @@ def calibrated(model: nn.Module, asked: Quantization, context: Context) -> Quant
             "weight_scales": {},
         }
     )
+    if not quantization.activations:
+        return quantization
     graph = fake_quantized(model, quantization, example)
     with graph.rounding(on=False):
         if asked.calibration.method == "min_max":

@@ -9,6 +9,8 @@ from torch import Tensor, fx, nn
 from ...pipeline.blueprint import FoldBatchNorm
 from ...pipeline.quantization import capture, module_path, operator_name
 
+FOLDABLE = frozenset({"conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear"})
+
 
 def fold_batch_norms(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, FoldBatchNorm]:
     """A copy that computes the same in eval mode, without the batch norms that directly follow a layer; and the edit.
@@ -31,14 +33,14 @@ def _pairs(graph: fx.GraphModule) -> dict[str, str]:
     nodes = list(graph.graph.nodes)
     calls: dict[str, int] = {}
     for node in nodes:
-        if operator_name(node) in ("conv1d", "conv2d", "linear", "batch_norm"):
+        if operator_name(node) in (*FOLDABLE, "batch_norm"):
             calls[module_path(node)] = calls.get(module_path(node), 0) + 1
     pairs: dict[str, str] = {}
     for norm in nodes:
         if operator_name(norm) != "batch_norm":
             continue
         layer = norm.args[0]
-        foldable = operator_name(layer) in ("conv1d", "conv2d", "linear") and len(layer.users) == 1
+        foldable = operator_name(layer) in FOLDABLE and len(layer.users) == 1
         if foldable and calls[module_path(layer)] == 1 and calls[module_path(norm)] == 1:
             pairs[module_path(layer)] = module_path(norm)
     return pairs
@@ -46,7 +48,7 @@ def _pairs(graph: fx.GraphModule) -> dict[str, str]:
 
 @torch.no_grad()
 def _folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.Linear)
     assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -60,5 +62,8 @@ def _folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     bias = shift * factor
     if norm.affine:
         bias = bias + norm.bias.double()
-    weight = layer.weight.double() * factor.view(-1, *(1,) * (layer.weight.ndim - 1))
-    return weight.float(), bias.float()
+    weight, spatial = layer.weight.double(), (1,) * (layer.weight.ndim - 2)
+    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):  # (in, out / groups, …), the inputs group by group
+        factor = factor.view(layer.groups, -1).repeat_interleave(layer.in_channels // layer.groups, 0)
+        return (weight * factor.view(*factor.shape, *spatial)).float(), bias.float()
+    return (weight * factor.view(-1, 1, *spatial)).float(), bias.float()

@@ -15,7 +15,7 @@ from ...pipeline.quantization import Quantization, capture
 from ..judgement import SAMPLES, Judgement, judged, sampled
 from ..recovery import calibrated_anew
 from ..stage import Context
-from .placement import layer_paths, place
+from .placement import layer_paths, placed
 
 
 class _Frozen(BaseModel):
@@ -88,16 +88,17 @@ def mixed(artifact: Artifact, settings: MixedPrecision, context: Context) -> Art
     for row in decision.returned:
         context.progress.say(f"{context.step}: {row.layer} goes back to float: {row.reason}")
     artifact = _with_floats(artifact, (row.layer for row in decision.returned))
-    if not place(capture(artifact.model, context.data.example()), _quantization(artifact).float_layers).weights:
+    if not placed(capture(artifact.model, context.data.example()), _quantization(artifact)).weights:
         raise StageError(
-            f"{context.step}: no layer would be left in int8. Mend: a larger `mixed_precision.loss_rise`, training "
-            "under the quantizers instead (`recover.epochs`), or no `quantize` stage"
+            f"{context.step}: no layer would be left in {_quantization(artifact).scheme}. Mend: a larger "
+            "`mixed_precision.loss_rise`, training under the quantizers instead (`recover.epochs`), or no `quantize` "
+            "stage"
         )
     return artifact
 
 
 def _decide(artifact: Artifact, settings: MixedPrecision, context: Context) -> Decision:
-    layers = layer_paths(capture(artifact.model, context.data.example()), _quantization(artifact).float_layers)
+    layers = layer_paths(capture(artifact.model, context.data.example()), _quantization(artifact))
     engines: tuple[TimedReturn, ...] = ()
     returned: tuple[Returned, ...] = ()
     if settings.faster:
@@ -166,25 +167,27 @@ def _with_layers_in_float(
     student = fake_quantized(artifact.model, calibrated(artifact.model, asked, context), example)
     student.to(context.device)
     graph = capture(artifact.model, example)
-    all_names = _quantizers(graph, asked.float_layers)
+    all_names = _quantizers(graph, asked)
 
     def in_float(layers: Collection[str]) -> Judgement:
-        silent = all_names - _quantizers(graph, (*asked.float_layers, *layers))
+        silent = all_names - _quantizers(graph, _leaving(asked, layers))
         with student.rounding(on=False, names=silent):
             return judged(student, shown, context)
 
     return in_float
 
 
-def _quantizers(graph: fx.GraphModule, floats: Collection[str]) -> set[str]:
-    placement = place(graph, floats)
+def _quantizers(graph: fx.GraphModule, asked: Quantization) -> set[str]:
+    placement = placed(graph, asked)
     return {*placement.weights, *placement.activations}
 
 
 def _with_floats(artifact: Artifact, layers: Iterable[str]) -> Artifact:
-    quantization = _quantization(artifact)
-    floats = (*quantization.float_layers, *layers)
-    return replace(artifact, quantization=quantization.model_copy(update={"float_layers": floats}))
+    return replace(artifact, quantization=_leaving(_quantization(artifact), layers))
+
+
+def _leaving(quantization: Quantization, layers: Iterable[str]) -> Quantization:
+    return quantization.model_copy(update={"float_layers": (*quantization.float_layers, *layers)})
 
 
 def _quantization(artifact: Artifact) -> Quantization:

@@ -103,6 +103,31 @@ def audit_without(
     return audit
 
 
+class Encoder(nn.Module):
+    """torch's own encoder layer, on the rows of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.layer(image[:, 0]).mean(1))
+
+
+def test_torchs_own_encoder_layer_runs_in_int8_with_both_products_of_its_attention(
+    quantize: Callable[[nn.Module], Quantization],
+    any_blueprint: Blueprint,
+    built: Callable[[Artifact, str], BuiltEngine],
+) -> None:
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    engine = built(Artifact(model=model, blueprint=any_blueprint, quantization=quantize(model)), "int8")
+    assert engine.audit is not None
+    assert {layer.precision for layer in engine.audit.layers} == {"int8"}
+    operators = Counter(node.op_type for node in optimized(engine.path).graph.node)
+    assert operators["MatMul"] == operators["FusedMatMul"] == 0
+
+
 class TestReasons:
     def test_a_fully_quantized_chain_is_all_int8_even_around_silu(self, audit_without: Callable[..., Audit]) -> None:
         audit = audit_without()

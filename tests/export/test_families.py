@@ -28,7 +28,7 @@ UNTRAINED = Recovery(epochs=0)
 PRUNE = Prune(keep=Budget(channels=0.85), round_to=4, criterion="l2", recover=UNTRAINED)
 FACTORIZE = Factorize(keep=Keep(energy=0.8), recover=UNTRAINED)
 QUANTIZE = Quantize(recover=UNTRAINED)
-FLOAT_LAYERS = {"unet": {"up1", "up2"}}
+FLOAT_LAYERS = {"lstm": {"recurrent"}, "gru": {"recurrent"}}
 """For which ONNX Runtime has no int8 kernel."""
 
 
@@ -69,7 +69,16 @@ class TestInt8:
         assert audit is not None
         floats = {layer.name: layer.reason for layer in audit.layers if layer.precision == "float"}
         assert set(floats) == FLOAT_LAYERS.get(family, set())
-        assert all("no int8 kernel for transposed convolutions" in reason for reason in floats.values())
+        assert all("no int8 kernel for recurrent layers" in reason for reason in floats.values())
+
+    def test_a_recurrent_layer_is_counted_step_by_step_and_is_in_float_on_purpose(
+        self, calibrated_engine: Callable[[str], BuiltEngine]
+    ) -> None:
+        audit = calibrated_engine("lstm").audit
+        assert audit is not None
+        (recurrent,) = (layer for layer in audit.layers if layer.kind == "LSTM")
+        assert recurrent.macs == 12 * 4 * 24 * (16 + 24)
+        assert recurrent.on_purpose
 
     def test_a_transformers_linear_layers_keep_their_bias_in_the_integer_kernel(
         self, calibrated_engine: Callable[[str], BuiltEngine]
@@ -80,6 +89,13 @@ class TestInt8:
         # Both products of both attentions; the positions are the one addition of a constant.
         assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 4
         assert (operators["MatMul"], operators["Add"]) == (0, 1)
+
+    def test_both_products_of_attention_in_one_operator_multiply_in_int8(
+        self, calibrated_engine: Callable[[str], BuiltEngine]
+    ) -> None:
+        operators = Counter(node.op_type for node in optimized(calibrated_engine("text_one_operator").path).graph.node)
+        assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 4
+        assert operators["MatMul"] == 0
 
     def test_squeeze_and_excite_multiplies_in_int8(self, calibrated_engine: Callable[[str], BuiltEngine]) -> None:
         operators = Counter(node.op_type for node in optimized(calibrated_engine("efficientnet").path).graph.node)

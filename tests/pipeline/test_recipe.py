@@ -222,6 +222,34 @@ class TestPartsThatDoNotFit:
             "a.yaml:12: targets: no target has int8, so what `quantize` does would be lost; add int8 to a `precision`"
         ]
 
+    def test_an_engine_of_stored_weights_needs_that_scheme_and_the_other_way_round(self, written: Path) -> None:
+        sound = SOUND.replace("- stage: quantize", "- {stage: quantize, scheme: int4_weights}").replace(
+            "int8]", "int4_weights]"
+        )
+        written.write_text(sound)
+        assert load_recipe(written).targets[0].precision == ("fp32", "int4_weights")
+        assert problems_of(SOUND.replace("int8]", "int4_weights]"), written) == [
+            "a.yaml:13: targets[0].precision: int4_weights needs a `quantize` stage with `scheme: int4_weights`, "
+            "and the recipe's has `scheme: int8`; change one of them",
+            "a.yaml:12: targets: no target has int8, so what `quantize` does would be lost; add int8 to a `precision`",
+        ]
+        assert problems_of(sound.replace("  - {stage: quantize, scheme: int4_weights}\n", ""), written) == [
+            "a.yaml:12: targets[0].precision: int4_weights needs a `quantize` stage with `scheme: int4_weights`; "
+            "add one to `stages`, or leave int4_weights out"
+        ]
+
+    @pytest.mark.parametrize(
+        ("settings", "problem"),
+        [
+            ("group_size: 64", "`group_size` is for `scheme: int8_weights` or `int4_weights`; int8 has one scale"),
+            ("scheme: int4_weights, weight_bits: 8", "`weight_bits` is for `scheme: int8`; int4_weights says it"),
+            ("scheme: int8_weights, calibration: {method: mse}", "which int8_weights leaves in float"),
+        ],
+    )
+    def test_settings_of_another_scheme_are_refused(self, settings: str, problem: str, written: Path) -> None:
+        text = SOUND.replace("- stage: quantize", f"- {{stage: quantize, {settings}}}")
+        assert problem in problems_of(text, written)[0]
+
     def test_steps_of_one_name_targets_of_one_engine_and_impossible_orders_are_told_together(
         self, written: Path
     ) -> None:

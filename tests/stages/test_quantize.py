@@ -7,9 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from potstill.pipeline.artifact import Artifact
-from potstill.pipeline.errors import ModelError
-from potstill.pipeline.fake_quantization import ActivationQuantizer, WeightQuantizer, converted, fake_quantized
-from potstill.pipeline.quantization import ActivationRange, Calibration, capture, tensor_names
+from potstill.pipeline.errors import ModelError, StageError
+from potstill.pipeline.fake_quantization import (
+    ActivationQuantizer,
+    FakeQuantizedModel,
+    WeightQuantizer,
+    converted,
+    fake_quantized,
+)
+from potstill.pipeline.quantization import ActivationRange, Calibration, Quantization, capture, tensor_names
 from potstill.pipeline.taps import outputs_of
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import accuracy
@@ -17,7 +23,7 @@ from potstill.stages.distill import Distill
 from potstill.stages.factorize import Factorize
 from potstill.stages.prune import Prune
 from potstill.stages.quantization.folding import fold_batch_norms
-from potstill.stages.quantization.placement import place
+from potstill.stages.quantization.placement import layer_paths, place
 from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context, Stage
@@ -31,6 +37,12 @@ NewContext = Callable[..., Context]
 def trained(new_artifact: NewArtifact, new_context: NewContext) -> Artifact:
     """A ResNet-8 that knows the task."""
     return Train(epochs=4).run(new_artifact(), new_context(step="train"))
+
+
+@pytest.fixture
+def wide(new_artifact: NewArtifact) -> Artifact:
+    """A ResNet-8 whose linear layer reads 32 numbers."""
+    return new_artifact(width=8)
 
 
 def two_layers_and_a_norm() -> nn.Sequential:
@@ -199,6 +211,48 @@ class TestQuantize:
     def test_a_second_quantize_stage_is_refused(self) -> None:
         assert Quantize().order_problem([Train(epochs=1), Quantize()]) is not None
         assert Quantize().order_problem([Train(epochs=1)]) is None
+
+
+class TestStoredWeights:
+    STAGE = Quantize(scheme="int4_weights", recover=Recovery(epochs=1))
+
+    def test_training_under_them_changes_the_weights_and_no_activation_is_rounded(
+        self, wide: Artifact, new_context: NewContext
+    ) -> None:
+        context = new_context(teacher=Teacher(wide))
+        quantized = self.STAGE.run(wide, context)
+        assert quantized.quantization is not None
+        assert quantized.quantization.weights == ("linear.weight",)
+        assert quantized.quantization.activations == {}
+        weights = (artifact.model.get_parameter("linear.weight") for artifact in (wide, quantized))
+        assert not torch.equal(*weights)
+        assert context.journal.facts["weight bits"] == "4, in groups of 32"
+
+    def test_conversion_computes_what_the_fake_quantizers_do(self, wide: Artifact, new_context: NewContext) -> None:
+        inputs = new_context().data.example()
+        stage = Quantize(scheme="int4_weights", recover=Recovery(epochs=0))
+        quantized = stage.run(wide, new_context(step="calibrated"))
+        graph = quantized.executable(inputs)
+        assert isinstance(graph, FakeQuantizedModel)
+        with torch.no_grad():
+            outputs = converted(graph, inputs)(*inputs.values())
+            torch.testing.assert_close(outputs, graph(*inputs.values()))
+            assert not torch.allclose(outputs, wide.model(*inputs.values()), atol=1e-4)
+
+    def test_a_model_whose_layers_are_all_too_narrow_is_refused_and_they_are_named(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        narrow = new_artifact(width=4)
+        with pytest.raises(
+            StageError, match=r"none of this model's can be \(linear: its 16 inputs are fewer than a group"
+        ):
+            Quantize(scheme="int8_weights", group_size=128).run(narrow, new_context())
+
+    def test_a_layer_that_is_in_float_on_purpose_is_none_of_them(self, wide: Artifact, new_context: NewContext) -> None:
+        graph = capture(wide.model, new_context().data.example())
+        asked = Quantization(scheme="int4_weights", weight_bits=4, group_size=32, weights=(), activations={})
+        assert layer_paths(graph, asked) == ["linear"]
+        assert layer_paths(graph, asked.model_copy(update={"float_layers": ("linear",)})) == []
 
 
 class TestOrder:

@@ -132,12 +132,22 @@ class SelfAttention(nn.Module):
         return self.project((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
 
 
+class OneOperatorAttention(SelfAttention):
+    """The same, with products, scale, mask and softmax as torch's one operator, and query, key and value unbound."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        seen = None if mask is None else mask[:, None, None, :].bool()
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        return self.project(attended.transpose(1, 2).flatten(2))
+
+
 class EncoderLayer(nn.Module):
     """Attention and a hidden layer, each after a norm."""
 
-    def __init__(self, width: int, heads: int, *, fused: bool) -> None:
+    def __init__(self, width: int, heads: int, *, fused: bool, attention: type[SelfAttention] = SelfAttention) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), SelfAttention(width, heads, fused=fused)
+        self.norm1, self.attention = nn.LayerNorm(width), attention(width, heads, fused=fused)
         self.norm2, self.expand, self.gelu = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU()
         self.project = nn.Linear(2 * width, width)
 
@@ -165,11 +175,11 @@ class VisionTransformer(nn.Module):
 class TextEncoder(nn.Module):
     """Words and positions, masked attention, the first token's class (Devlin et al. 2019)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fused: bool = False, attention: type[SelfAttention] = SelfAttention) -> None:
         super().__init__()
         self.words, self.positions = nn.Embedding(VOCABULARY, 32), nn.Embedding(TOKENS, 32)
         self.norm = nn.LayerNorm(32)
-        self.layers = nn.ModuleList(EncoderLayer(32, 4, fused=False) for _ in range(2))
+        self.layers = nn.ModuleList(EncoderLayer(32, 4, fused=fused, attention=attention) for _ in range(2))
         self.head = nn.Linear(32, NUM_CLASSES)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -281,6 +291,9 @@ FAMILIES: dict[str, Family] = {
     "vit_split_qkv": Family(lambda: VisionTransformer(fused=False), IMAGE),
     "vit_fused_qkv": Family(lambda: VisionTransformer(fused=True), IMAGE),
     "text_encoder": Family(TextEncoder, {"tokens": (TOKENS,), "mask": (TOKENS,)}),
+    "text_one_operator": Family(
+        lambda: TextEncoder(fused=True, attention=OneOperatorAttention), {"tokens": (TOKENS,), "mask": (TOKENS,)}
+    ),
     "unet": Family(UNet, IMAGE),
     "lstm": Family(lambda: Recurrent(nn.LSTM), SERIES),
     "gru": Family(lambda: Recurrent(nn.GRU), SERIES),

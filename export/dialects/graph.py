@@ -1,0 +1,57 @@
+"""Reading ONNX graphs: who makes a tensor, who reads it, and its shape."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+RECTIFIERS = frozenset({"Relu", "Clip"})
+"""What a uint8 grid from zero makes redundant."""
+
+
+def makers(graph: "GraphProto") -> "dict[str, NodeProto]":
+    """Which node makes each tensor."""
+    return {name: node for node in graph.node for name in node.output}
+
+
+def readers(graph: "GraphProto") -> "dict[str, list[NodeProto]]":
+    """Which nodes read each tensor."""
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def initializers(graph: "GraphProto") -> "dict[str, TensorProto]":
+    """The graph's constants by name."""
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def is_in_groups(node: "NodeProto") -> bool:
+    """Whether it dequantizes a weight that is stored in groups."""
+    return node.op_type == "DequantizeLinear" and any(attribute.name == "block_size" for attribute in node.attribute)
+
+
+def inferred_shapes(model: "ModelProto", batch: int | None = None) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor, by ONNX shape inference; free dimensions are 0, unless `batch` fills them."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if batch is not None:
+        for value in copy.graph.input:
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+        del copy.graph.output[:]
+        copy.graph.output.extend(
+            onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, None)
+            for output in model.graph.output
+        )
+    graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+    shapes = {
+        value.name: tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}

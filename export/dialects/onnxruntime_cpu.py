@@ -1,0 +1,107 @@
+"""The form that ONNX Runtime's CPU kernels fuse."""
+
+from collections.abc import Mapping, Set
+from typing import TYPE_CHECKING
+
+from ...pipeline.errors import ExportError
+from .graph import LAYER_OPERATORS, inferred_shapes, initializers, makers
+from .stored_weights import store_transposed
+from .token_layers import multiply_rows
+from .transposed import convolve_to_depth
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+
+def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
+    """A copy in the form that ONNX Runtime's CPU kernels fuse.
+
+    They have an integer kernel for GlobalAveragePool and none for the ReduceMean that torch makes of
+    ``AdaptiveAvgPool2d(1)``; the float graph gains a transposition less. They have one for Gemm, bias and all, and for
+    the MatMul and Add that torch makes of a linear layer on tokens only one that goes back to float between the two.
+    They have none for ConvTranspose. Raises ExportError where the quantized part of the graph is not what the fusion
+    rules read: weights folded to int8, zero points that are written out.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _check_quantization(copy.graph)
+    _pool_globally(copy)
+    multiply_rows(copy)
+    convolve_to_depth(copy)
+    store_transposed(copy)
+    _drop_unused(copy.graph)
+    return copy
+
+
+def _check_quantization(graph: "GraphProto") -> None:
+    constants, made_by, inputs = initializers(graph), makers(graph), {value.name for value in graph.input}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            # Without a zero point a QuantizeLinear means uint8, whatever reads it.
+            if len(node.input) < 3 or node.input[1] not in constants or node.input[2] not in constants:
+                raise ExportError(f"{node.name}: scale and zero point must be constants of the graph")
+        elif node.op_type in LAYER_OPERATORS and len(node.input) > 1:
+            weight = made_by.get(node.input[1])
+            folded = weight is None or weight.op_type != "DequantizeLinear" or weight.input[0] in constants
+            # The second factor of attention's products is quantized at run time, too, and is no weight.
+            if not folded and not _depends_on(inputs, node.input[1], made_by):
+                raise ExportError(f"{node.name}: its weight is quantized at run time instead of stored as int8")
+
+
+def _depends_on(inputs: Set[str], name: str, made_by: "Mapping[str, NodeProto]") -> bool:
+    """Whether a tensor is computed from any of the graph's inputs."""
+    waiting, seen = [name], set[str]()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in inputs:
+            return True
+        if tensor not in seen and tensor in made_by:
+            waiting.extend(made_by[tensor].input)
+        seen.add(tensor)
+    return False
+
+
+def _pool_globally(model: "ModelProto") -> None:
+    """Turn means over both spatial axes of (N, C, H, W) into GlobalAveragePool."""
+    import onnx
+
+    graph = model.graph
+    constants = initializers(graph)
+    shapes = inferred_shapes(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if not _is_spatial_mean(node, constants, len(shapes.get(node.input[0], ())) if node.input else 0):
+            nodes.append(node)
+            continue
+        keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
+        pooled = node.output[0] if keeps else f"{node.output[0]}:pooled"
+        name = f"{node.name.rpartition('/')[0]}/GlobalAveragePool"
+        nodes.append(onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=name))
+        if not keeps:
+            nodes.append(onnx.helper.make_node("Flatten", [pooled], [node.output[0]], name=f"{name}/Flatten", axis=1))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _is_spatial_mean(node: "NodeProto", constants: "Mapping[str, TensorProto]", rank: int) -> bool:
+    if node.op_type != "ReduceMean" or rank != 4 or len(node.input) < 2 or node.input[1] not in constants:
+        return False
+    import onnx
+
+    axes = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
+    return {axis % rank for axis in axes} == {2, 3}
+
+
+def _drop_unused(graph: "GraphProto") -> None:
+    outputs = {value.name for value in graph.output}
+    while True:
+        used = outputs | {name for node in graph.node for name in node.input}
+        dead = [node for node in graph.node if not used.intersection(node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
