@@ -135,7 +135,7 @@ def engine(sketch: Sketch, teacher_p50_ms: float, *, threads: int = 1, count: in
         threads=threads,
         file=f"{sketch.name}/onnxruntime-cpu-{sketch.precision}/model.onnx",
         file_bytes=sketch.parameters * (1 if quantized else 4) + 21_000,
-        accuracy=Accuracy(correct=sketch.correct, count=count),
+        score=Accuracy(correct=sketch.correct, count=count),
         latency=(timing(1, sketch.speedup, teacher_p50_ms), timing(32, 0.9 * sketch.speedup, teacher_p50_ms)),
         peak_memory_bytes=None if sketch.name.startswith("02") else 84_300_000 + sketch.parameters,
         parity=Parity(

@@ -42,7 +42,7 @@ def engine(correct: int, p50_ms: float, p99_ms: float | None, size: int = 1000) 
         threads=1,
         file="model.onnx",
         file_bytes=size,
-        accuracy=Accuracy(correct=correct, count=1000),
+        score=Accuracy(correct=correct, count=1000),
         latency=(comparison,),
         peak_memory_bytes=None,
         parity=Parity(

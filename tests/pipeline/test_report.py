@@ -76,7 +76,7 @@ class TestDerived:
     def test_the_headline_spans_the_first_and_the_last_step(self, report: Report) -> None:
         headline = report.headline
         assert (headline.teacher.name, headline.final.name) == ("01-train", "06-quantize")
-        assert headline.accuracy.value == pytest.approx((352 - 354) / 359)
+        assert headline.score.value == pytest.approx((352 - 354) / 359)
         assert headline.timing.ratio == 11.62
         assert headline.file_ratio == (4 * 1_084_554 + 21_000) / (41_710 + 21_000)
 
@@ -85,15 +85,15 @@ class TestDerived:
         factors, points, sizes = 1.0, 0.0, 1.0
         for row in rows:
             assert row.speedup is not None
-            assert row.accuracy is not None
+            assert row.score is not None
             assert row.file_ratio is not None
             factors, points, sizes = (
                 factors * row.speedup.ratio,
-                points + row.accuracy.value,
+                points + row.score.value,
                 sizes * row.file_ratio,
             )
         assert factors == pytest.approx(report.headline.timing.ratio)
-        assert points == pytest.approx(report.headline.accuracy.value)
+        assert points == pytest.approx(report.headline.score.value)
         assert sizes == pytest.approx(report.headline.file_ratio)
 
     def test_the_step_after_the_teacher_keeps_its_measured_interval(self, report: Report) -> None:
@@ -103,7 +103,7 @@ class TestDerived:
 
     def test_the_teacher_earned_nothing(self, report: Report) -> None:
         first = report.earned[0]
-        assert (first.accuracy, first.speedup, first.file_ratio) == (None, None, None)
+        assert (first.score, first.speedup, first.file_ratio) == (None, None, None)
 
     def test_a_model_without_counted_operations_has_no_ratio(self, samples: ModuleType) -> None:
         bare = samples.Sketch("02-bare", 300, 2.0, 0, 0)

@@ -29,9 +29,9 @@ def test_the_loss_of_half_precision_outputs_is_taken_in_full_precision():
     assert Classification().loss(torch.zeros(2, 4, dtype=torch.bfloat16), torch.tensor([0, 1])).dtype == torch.float32
 
 
-def test_correct_counts_the_samples_whose_largest_output_is_the_targets():
+def test_a_sample_is_right_whose_largest_output_is_the_targets():
     outputs = torch.tensor([[3.0, 1.0], [0.0, 2.0], [5.0, 4.0]])
-    assert Classification().correct(outputs, torch.tensor([0, 1, 1])) == 2
+    assert Classification().values(outputs, torch.tensor([0, 1, 1])).tolist() == [1, 1, 0]
 
 
 def test_sound_data_is_accepted(digits: Dataset):
@@ -52,6 +52,8 @@ def test_one_class_is_no_classification(digits: Dataset):
 
 
 def test_an_unknown_task_is_told_with_the_known_ones():
-    assert task_named("classification").metric == "accuracy"
-    with pytest.raises(RecipeError, match="'segmentation' is not known; allowed: classification"):
+    assert task_named("classification").metric.name == "accuracy"
+    with pytest.raises(
+        RecipeError, match=r"'segmentation' is not known; allowed: classification, regression, my_task\.py:make"
+    ):
         task_named("segmentation")

@@ -28,8 +28,8 @@ class TestVerdicts:
         comparison = pair(samples.sample_report(), samples.sample_report())
         (against,) = comparison.against_first()
         assert against.verdict == "no significant difference"
-        assert against.accuracy is not None
-        assert not against.accuracy.significant
+        assert against.score is not None
+        assert not against.score.significant
         (sentence,) = compare_tables.verdict_sentences(comparison)
         assert "latency within noise; accuracy within noise (0.00 points); files of the same size" in sentence
 
@@ -65,7 +65,7 @@ class TestVerdicts:
         (against,) = comparison.against_first()
         assert against.speedup is None
         assert against.verdict == "different machines"
-        assert against.accuracy is not None
+        assert against.score is not None
 
     def test_another_version_of_a_library_is_the_same_machine_and_is_told(self, samples: ModuleType) -> None:
         comparison = pair(samples.sample_report(), samples.sample_report(on=samples.machine(onnxruntime="1.31.0")))
@@ -80,7 +80,7 @@ class TestVerdicts:
         self, changes: dict[str, Any], reason: str, samples: ModuleType
     ) -> None:
         (against,) = pair(samples.sample_report(), samples.sample_report(**changes)).against_first()
-        assert (against.accuracy, against.accuracy_reason) == (None, reason)
+        assert (against.score, against.score_reason) == (None, reason)
 
     def test_engines_with_different_threads_are_not_compared(self, samples: ModuleType) -> None:
         (against,) = pair(samples.sample_report(), samples.sample_report(threads=2)).against_first()
