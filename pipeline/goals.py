@@ -53,7 +53,7 @@ def _worsening(limit: float, teacher: Score, final: Score) -> GoalResult:
         sentence = f"{story}; there is no share of a teacher's zero"
         return _result("max_worsening", limit, None, met=not worse, sentence=sentence)
     share = abs(change / teacher.value) * (1 if worse else -1)
-    verdict = f"{abs(share):.2%} {'worse' if worse else 'better'}" if change else "the same"
+    verdict = f"{100 * abs(share):.2f} % {'worse' if worse else 'better'}" if change else "the same"
     sentence = f"{story}, {verdict}, at most {100 * limit:g} % worse asked"
     return _result("max_worsening", limit, share, share <= limit, sentence)
 

@@ -57,7 +57,7 @@ def _source_choice(name: str) -> str:
 
 def _known_task(name: str) -> str:
     if name not in TASKS and not re.fullmatch(PYTHON_PATTERN, name):
-        raise ValueError(f"`{name}` is unknown; {nearest(name, [*TASKS, PYTHON_TASK])}")
+        raise ValueError(f"must be one of the allowed; {nearest(name, [*TASKS, PYTHON_TASK])}")
     return name
 
 

@@ -84,8 +84,8 @@ class MetricWords:
         return Cell(self.figure(score.value), wording.interval(score.interval, self.decimals, self.drawn(1.0)))
 
     def change(self, value: float) -> str:
-        """A change with its sign, without its unit."""
-        return wording.signed(self.drawn(value), self.decimals)
+        """A change with its sign, without its unit; changes that are told from chance may be small."""
+        return wording.signed(self.drawn(value), self.decimals + (0 if self.is_share else 1))
 
     def change_told(self, value: float) -> str:
         """Likewise with its unit."""
@@ -102,14 +102,15 @@ class MetricWords:
         return Cell(text, self.change_interval(change.interval) + noise, tone_of_change(change))
 
     def change_in_words(self, change: ScoreChange) -> str:
-        """Such as ``0.56 points less accurate`` or ``RMSE 0.0031 lower``."""
+        """Such as ``0.56 points less accurate`` or ``RMSE 0.0031 lower (better)``."""
         size = self.change(abs(change.value)).lstrip("+")
         if float(size.replace(",", "")) == 0:
             return f"the same {self.metric.name}"
         noise = "" if change.significant else " (within noise)"
-        if self.is_share and self.metric.name == "accuracy":
+        if self.is_share:
             return f"{size} points {'more' if change.value > 0 else 'less'} accurate{noise}"
-        return f"{self.metric.name} {size} {'higher' if change.value > 0 else 'lower'}{noise}"
+        judged = noise or f" ({'better' if change.improves else 'worse'})"
+        return f"{self.metric.name} {size} {'higher' if change.value > 0 else 'lower'}{judged}"
 
 
 def tone_of_change(change: ScoreChange) -> Tone:

@@ -1,5 +1,6 @@
 """Facts about report.json and what is derived from it."""
 
+import io
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import pytest
 from potstill.pipeline.errors import UsageError
 from potstill.pipeline.report import VERSION, Report
 from potstill.pipeline.views.files import report_files
+from potstill.pipeline.views.terminal import print_report
 
 
 @pytest.fixture
@@ -65,11 +67,45 @@ class TestLoad:
         assert all(point.gradient_shares is None for step in loaded.steps for point in step.curve)
         assert set(report_files(loaded)) == set(report_files(report))
 
+    def test_a_report_of_version_1_still_loads(self, report: Report, tmp_path: Path) -> None:
+        content = report.model_dump(mode="json") | {"version": 1}
+        for step in content["steps"]:
+            step["engine"]["accuracy"] = step["engine"].pop("score")
+            del step["change"], step["change_since_teacher"], step["gate"]
+        for engine in content["engines"]:
+            engine["accuracy"] = engine.pop("score")
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        assert Report.load(tmp_path) == report
+
     def test_unknown_keys_and_a_run_without_steps_are_refused(self, report: Report, tmp_path: Path) -> None:
         for changes in ({"speed": 3}, {"steps": []}):
             (tmp_path / "report.json").write_text(changed(report, **changes))
             with pytest.raises(UsageError, match=next(iter(changes))):
                 Report.load(tmp_path)
+
+
+class TestOfARegression:
+    def test_comes_back_equal(self, samples: ModuleType, report: Report, tmp_path: Path) -> None:
+        regression = samples.as_regression(report)
+        (tmp_path / "report.json").write_text(report_files(regression)["report.json"])
+        assert Report.load(tmp_path) == regression
+
+    def test_is_compared_sample_by_sample_where_that_was_done(self, samples: ModuleType, report: Report) -> None:
+        regression = samples.as_regression(report)
+        paired = regression.steps[-1].change_since_teacher
+        assert regression.headline.score == paired
+        assert [row.score for row in regression.earned] == [step.change for step in regression.steps]
+
+    def test_no_view_calls_it_an_accuracy(self, samples: ModuleType, report: Report) -> None:
+        regression = samples.as_regression(report)
+        views = report_files(regression)
+        stream = io.StringIO()
+        print_report(regression, stream)
+        for text in (views["report.html"], views["report.md"], stream.getvalue()):
+            told = text.lower().replace("max_accuracy_drop", "")  # in the sample's recipe
+            assert "accura" not in told
+            assert "RMSE" in text
+            assert "lower is better" in text
 
 
 class TestDerived:
