@@ -59,7 +59,8 @@ def _latency_row(name: str, threads: int, timing: Comparison, decimals: int) -> 
 
 def engines_table(report: Report) -> Table:
     """The final artifact's engines."""
-    told = MetricWords.of(engine.score for engine in report.engines)
+    # A run that stops before `quantize` may have no final engine yet.
+    told = MetricWords.of(engine.score for engine in (report.steps[-1].engine, *report.engines))
     columns = (
         words("Engine"),
         told.column(),

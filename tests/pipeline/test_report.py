@@ -96,6 +96,10 @@ class TestOfARegression:
         assert regression.headline.score == paired
         assert [row.score for row in regression.earned] == [step.change for step in regression.steps]
 
+    def test_has_its_views_where_no_final_engine_was_built_yet(self, samples: ModuleType, report: Report) -> None:
+        for each in (report, samples.as_regression(report)):
+            assert set(report_files(each.model_copy(update={"engines": ()}))) == set(report_files(each))
+
     def test_no_view_calls_it_an_accuracy(self, samples: ModuleType, report: Report) -> None:
         regression = samples.as_regression(report)
         views = report_files(regression)

@@ -126,6 +126,7 @@ class TestInABrowser:
     def test_the_drawings_are_there_and_their_letters_are_large_enough(
         self, measured: tuple[dict[str, Any], list[str]]
     ) -> None:
-        for each in measured[0].values():
-            assert each["drawings"] >= 4
+        for page, each in measured[0].items():
+            # Runs of different metrics have no scatter in common.
+            assert each["drawings"] >= (2 if page.startswith("mixed") else 4)
             assert each["smallest"] >= 11
