@@ -32,10 +32,11 @@ LAYERS = {name: LayerRanks(nn.Linear(4, 4), ("svd",), 1) for name in ("first", "
 def row(layer: str, rank: int, macs_saved: int, loss_rise: float) -> FactorSensitivity:
     return FactorSensitivity(
         layer=layer,
-        factors=Factors(kind="svd", ranks=(rank,)),
+        kind="svd",
+        ranks=(rank,),
         macs_saved=macs_saved,
         loss_rise=loss_rise,
-        correct=0.5,
+        metric=0.5,
     )
 
 
@@ -91,7 +92,7 @@ class TestStage:
         assert 0.45 < macs(factorized.model, inputs) / macs(trained.model, inputs) <= 0.6
         told = cast(list[dict[str, Any]], context.journal.facts["sensitivity"])
         assert {each["layer"] for each in told} >= {"layer1.0.conv1", "layer3.0.conv2"}
-        assert all(each["macs_saved"] > 0 and 0 <= each["correct"] <= 1 for each in told)
+        assert all(each["macs_saved"] > 0 and 0 <= each["accuracy"] <= 1 for each in told)
         by_layer = [each["ranks"] for each in told if each["layer"] == "layer3.0.conv1"]
         assert len(by_layer) >= 4
         decisions = {fact["path"]: fact for fact in cast(list[dict[str, Any]], context.journal.facts["layers"])}
