@@ -33,6 +33,7 @@ ROUNDING = 1e-9
 """What weights may differ by and count as equal."""
 REHEARSED = 4
 """Samples of a rehearsed step."""
+WITHOUT_CONFIDENCE = "`combine: confidence` weighs teachers by the classes they know; use `combine: average`"
 TEACHER = "teacher"
 """What the run's own teacher is called among `teachers`."""
 
@@ -176,6 +177,8 @@ class DistillationObjective(Objective):
         self._rehearsal = rehearsal
         self._settings = settings
         self._context = context
+        if settings.combine == "confidence" and not context.data.classes:
+            raise StageError(WITHOUT_CONFIDENCE)
         self._teachers = tuple(self._chosen_teachers())
         self._entries = tuple(self._made_entries(model.to(context.device), blueprint))
         self._terms = nn.ModuleList(term for entry in self._entries for term in entry.terms)

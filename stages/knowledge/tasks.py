@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from .objective import Distillation, without_classes
+from .objective import WITHOUT_CONFIDENCE, Distillation, without_classes
 from .response.logits import RawLogits
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -30,7 +30,7 @@ def problems_without_classes(settings: BaseModel) -> Iterator[tuple[Place, str]]
             if problem is not None:
                 yield ("knowledge", position), problem
         if settings.combine == "confidence":
-            yield ("combine",), "`confidence` weighs teachers by the classes they know; use `combine: average`"
+            yield ("combine",), WITHOUT_CONFIDENCE
     for name, value in settings:
         if isinstance(value, Distillation):
             yield from (((name, *place), problem) for place, problem in problems_without_classes(value))

@@ -349,7 +349,7 @@ class TestTask:
             "stages.quantize.recover.teachers=[teacher, distill]",
         )
         assert "stages[2].recover.knowledge[0]: `dkd` is for classes, of which it needs labels and logits" in first
-        assert "stages[2].recover.combine: `confidence` weighs teachers by the classes they know" in second
+        assert "stages[2].recover.combine: `combine: confidence` weighs teachers by the classes they know" in second
 
     def test_of_classes_refuses_the_goal_of_the_others(self, written: Path) -> None:
         (line,) = problems(written, "goals.max_worsening=0.1")

@@ -98,6 +98,16 @@ def test_what_needs_classes_is_refused_where_there_are_none(taught: Callable[...
         taught(SoftTargets())
 
 
+def test_teachers_are_not_weighed_by_classes_that_there_are_not(centres: Dataset, tmp_path: Path) -> None:
+    made = network(centres, 8)
+    context = context_on(centres, tmp_path / "checkpoints", teacher=Teacher(made), artifacts={"other": made})
+    training = DistillationTraining(
+        epochs=1, knowledge=(WITHOUT_CLASSES["logits"](),), teachers=("teacher", "other"), combine="confidence"
+    )
+    with pytest.raises(StageError, match="weighs teachers by the classes they know; use `combine: average`"):
+        learn(made.model, training, made.blueprint, context, name="learn")
+
+
 def test_what_cannot_serve_a_u_net_names_nothing_that_needs_classes(taught: Callable[..., dict[str, float]]) -> None:
     unet = family_artifact("unet", family_data("unet"))
     with pytest.raises(StageError, match="Methods that can serve this pair") as caught:
