@@ -98,6 +98,8 @@ class TestStage:
         taken = [(fact["path"], fact["ranks"]) for fact in decisions.values() if fact["decision"] == "factorized"]
         assert taken
         assert all(pair in [(each["layer"], each["ranks"]) for each in told] for pair in taken)
+        kept = {fact["decision"] for fact in decisions.values() if fact["decision"] != "factorized"}
+        assert kept == {"kept: other layers save enough, and raise the loss less"}
         worst = max(told, key=lambda each: each["loss_rise"])
         factors = Factors(kind=worst["kind"], ranks=tuple(worst["ranks"]))
         layer = LayerRanks(trained.model.get_submodule(worst["layer"]), (factors.kind,), 1)
