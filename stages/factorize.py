@@ -99,7 +99,9 @@ class Factorize(Stage, frozen=True, extra="forbid"):
         inputs = context.data.example()
         layers = self._candidates(artifact.model, context)
         costs = Costs(artifact.model, inputs, self.ignore)
-        planned = plans(layers, self._choice(artifact.model, layers, costs, context), costs)
+        choice = self._choice(artifact.model, layers, costs, context)
+        others = "other layers save enough, and raise the loss less" if self.by == "sensitivity" else None
+        planned = plans(layers, choice, costs, whole_because=others)
         if self.accept == "faster":
             planned = confirmed(artifact.model, planned, context)
         context.journal.fact("layers", [plan.fact() for plan in planned])
