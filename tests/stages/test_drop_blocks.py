@@ -125,10 +125,12 @@ class TestBudget:
     def test_of_latency_goes_on_with_what_was_timed(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
         context = new_context()
         context.checkpoints.mkdir(parents=True, exist_ok=True)
-        trial = {"blocks_removed": 3, "share": 0.6, "p50_ms": 0.6, "uncut_p50_ms": 1.0}
-        (context.checkpoints / "latency.json").write_text(json.dumps([trial]))
+        trial = {"blocks_removed": 3, "predicted": 0.6, "share": 0.6, "p50_ms": 0.6, "uncut_p50_ms": 1.0}
+        decision = {"removed": [0, 1, 3], "measured": trial, "trials": [trial]}
+        (context.checkpoints / "latency.json").write_text(json.dumps(decision))
         drop({"latency": 0.7}).run(new_artifact(depth=14), context)
         assert str(context.journal.facts["blocks taken out"]).startswith("3 of 4: ")
+        (context.checkpoints / "latency.json").write_text(json.dumps(decision | {"removed": None}))
         with pytest.raises(StageError, match=r"without any of the residual blocks .* 60\.0% remain"):
             drop({"latency": 0.5}).run(new_artifact(depth=14), context)
 
