@@ -39,7 +39,7 @@ def part_times_ms(target: Target, parts: Sequence[Part], placed: Placed | None) 
         precision = FLOAT if quantization is None else INT8
         with TemporaryDirectory(prefix="potstill-parts-") as scratch:
             files: list[Path] = []
-            for number, model in enumerate(_taken_apart(exported_layer(together, inputs, quantization))):
+            for number, model in enumerate(taken_apart(exported_layer(together, inputs, quantization))):
                 folder = Path(scratch) / str(number)
                 folder.mkdir()
                 files.append(target.build(model, precision, folder))
@@ -61,7 +61,7 @@ def _chunks(parts: Sequence[Part]) -> Iterator[list[Part]]:
         yield chunk
 
 
-def _taken_apart(model: "ModelProto") -> "Iterator[ModelProto]":
+def taken_apart(model: "ModelProto") -> "Iterator[ModelProto]":
     """The model of each part: what its output is computed from."""
     from onnx.utils import Extractor
 
