@@ -211,12 +211,10 @@ def seen_inputs(model: nn.Module, paths: Iterable[str], context: Context) -> dic
 
         return hook
 
-    hooks = [model.get_submodule(path).register_forward_pre_hook(remember(path), with_kwargs=True) for path in paths]
-    try:
-        model(*context.data.example(1).values())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    observed = deepcopy(model).eval()
+    for path in paths:
+        observed.get_submodule(path).register_forward_pre_hook(remember(path), with_kwargs=True)
+    observed(*context.data.example(1).values())
     return {path: seen[path] for path in paths if path in seen}
 
 

@@ -73,11 +73,17 @@ def cuts(kinds: Sequence[str], saves: Sequence[float]) -> Cuts:
     def no_engine(_: Removed) -> Artifact:
         raise AssertionError
 
-    return Cuts(kinds=kinds, after=no_engine, saved_ms=lambda removed: sum(saves[place] for place in removed))
+    def saved(removed: Removed) -> float:
+        return sum(saves[place] for place in removed)
+
+    return Cuts(kinds=kinds, after=no_engine, saved_ms=saved)
 
 
 def timed_by(saves: Sequence[float]) -> Callable[[Removed], Beside]:
-    return lambda removed: beside(1 - sum(saves[place] for place in removed))
+    def timed(removed: Removed) -> Beside:
+        return beside(1 - sum(saves[place] for place in removed))
+
+    return timed
 
 
 class TestSearch:
@@ -110,7 +116,11 @@ class TestSearch:
             return 0.1 * (0 in removed) + 0.4 * both + 0.1 * sum(place > 2 for place in removed)
 
         together = dataclasses.replace(cuts(["a", "pair", "pair", "b", "b"], [0.0] * 5), saved_ms=saved)
-        decision = decide(0.8, together, lambda removed: beside(1 - saved(removed)))
+
+        def timed(removed: Removed) -> Beside:
+            return beside(1 - saved(removed))
+
+        decision = decide(0.8, together, timed)
         assert decision.removed == (0, 3)
 
     def test_the_overshoot_stays_where_nothing_finer_meets_the_share(self) -> None:
