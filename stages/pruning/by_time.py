@@ -95,7 +95,8 @@ def losses(ordered: Iterable[Block], scope: Scope) -> list[float]:
     """What each block's removal adds to the loss, up to one factor for all of them.
 
     A price of `sensitivity` is what the loss has risen to, so a block costs the step from the one before it. Any other
-    price is the loss for each further share of the group's channels, so it is multiplied by the block's share.
+    price is what one layer loses for each further share of its channels, so it is multiplied by the block's share, and
+    by the number of layers: a residual stream saves time in all of them, and is missed in all of them.
     """
     before: dict[int, float] = {}
     found: list[float] = []
@@ -104,7 +105,8 @@ def losses(ordered: Iterable[Block], scope: Scope) -> list[float]:
             found.append(max(block.price - before.get(id(block.group), 0.0), 0.0))
             before[id(block.group)] = block.price
         else:
-            found.append(block.price * len(block.units) / block.group.num_units)
+            share = len(block.units) / block.group.num_units
+            found.append(block.price * share * len(block.group.members))
     return found
 
 

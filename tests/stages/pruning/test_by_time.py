@@ -37,6 +37,7 @@ def row(layer: str, reads: int, writes: int, by_writes: dict[int, float]) -> Lay
 
 
 WHOLE = Sides({("a", "writes"): 32, ("a", "reads"): 4, ("b", "writes"): 32, ("b", "reads"): 4})
+EVERY = tuple(range(32))
 A, B = group("a", "head", 32), group("b", "head", 32)
 
 
@@ -78,7 +79,20 @@ class TestOrder:
     def test_a_price_of_sensitivity_is_what_the_loss_has_risen_to(self) -> None:
         blocks = [*pieces(A, 8, [0.1, 0.4]), *pieces(B, 8, [0.2])]
         assert losses(blocks, "sensitivity") == pytest.approx([0.1, 0.3, 0.2])
-        assert losses(blocks, "global") == pytest.approx([0.025, 0.1, 0.05])
+
+    def test_any_other_price_is_one_layers_loss_for_each_further_share(self) -> None:
+        blocks = [*pieces(A, 8, [0.1, 0.4]), *pieces(B, 8, [0.2])]
+        layers = len(A.members)
+        assert losses(blocks, "global") == pytest.approx([0.025 * layers, 0.1 * layers, 0.05 * layers])
+
+    def test_a_stream_through_many_layers_is_not_preferred_for_their_number(self) -> None:
+        more = (Member(f"c{number}", reads=True, writes=False, channels=EVERY, roots=EVERY) for number in range(4))
+        stream = ChannelGroup((*A.members, *more), 32, parts=1)
+        ordered = [*pieces(stream, 16, [0.1]), *pieces(B, 16, [0.1])]
+        readers = [row(f"c{number}", 32, 4, {4: 1.0}) for number in range(4)]
+        alike = [row(layer, 4, 32, {32: 1.0, 16: 0.5}) for layer in ("a", "b")]
+        timed = by_time(ordered, losses(ordered, "global"), WHOLE, Table([*alike, *readers]))
+        assert [block.group is stream for block in timed.blocks] == [False, True]
 
     def test_a_block_takes_channels_from_writers_and_readers(self) -> None:
         flat = Member("head", reads=True, writes=False, channels=tuple(range(128)), roots=tuple(range(32)) * 4)
