@@ -27,6 +27,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.cost import macs
 from potstill.pipeline.data import Dataset, sources
+from potstill.pipeline.errors import StageError
 from potstill.pipeline.models import load_weights
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.seeding import seeded
@@ -88,16 +89,20 @@ class Comparison:
         )
 
     def _as_fast(self, latency_share: float) -> Artifact:
-        low, high = 0.02, 0.999
+        low, high, budget = 0.02, 0.999, min(latency_share, 0.99)
         found: list[tuple[float, Artifact]] = []
         for _ in range(MATCHING_TRIALS):
-            middle = (low + high) / 2
-            artifact = self._pruned("macs", middle)
+            try:
+                artifact = self._pruned("macs", budget)
+            except StageError:  # fewer channels than `round_to` would have to stay
+                low, budget = budget, (budget + high) / 2
+                continue
             share = statistics.median(self._latency_shares([artifact])[0])
             found.append((abs(share - latency_share), artifact))
             if found[-1][0] <= SAME_LATENCY:
                 break
-            low, high = (middle, high) if share < latency_share else (low, middle)
+            low, high = (budget, high) if share < latency_share else (low, budget)
+            budget = (low + high) / 2
         return min(found, key=lambda each: each[0])[1]
 
     def _pruned(self, measure: str, share: float) -> Artifact:
