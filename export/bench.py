@@ -1,8 +1,8 @@
 """Engines that are built and timed while a stage decides, and then dropped."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from ..pipeline.artifact import Artifact
 from ..pipeline.bench import Beside
 from ..pipeline.data import Dataset
+from ..pipeline.progress import Progress, Silent
+from ..pipeline.side_by_side import Part
 from .engine import Array
 from .latency import compare
+from .latency_table import LatencyTable
 from .onnx_file import OnnxMetadata, exported, exported_layer
 from .parity import numpy_inputs
-from .target import FLOAT, Target
+from .part_times import Placed, part_times_ms
+from .target import FLOAT, INT8, Target
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class TargetBench:
 
     target: Target
     data: Dataset
+    table: Path | None = None
+    """The folder of the latency tables that runs share; None keeps nothing."""
+    progress: Progress = field(default_factory=Silent)
 
     @property
     def label(self) -> str:
@@ -56,6 +63,20 @@ class TargetBench:
                 folder.mkdir()
                 files.append(self.target.build(exported_layer(layer, batch), FLOAT, folder))
             return self._timed(files[0], files[1], numpy_inputs(batch))
+
+    def part_ms(self, parts: Sequence[Part], placed: Placed | None) -> list[float]:
+        """What the table of this machine has, and for the rest what is measured now."""
+        table = LatencyTable.of(self.table, self.target, FLOAT if placed is None else INT8, self.progress.say)
+        known = table.known()
+        missing = list({part.key: part for part in parts if part.key not in known}.values())
+        if missing:
+            self.progress.say(
+                f"times {len(missing)} layers or blocks by themselves for the latency table ({self.label})"
+            )
+            measured = dict(zip(missing, part_times_ms(self.target, missing, placed), strict=True))
+            table.add(measured)
+            known |= {part.key: ms for part, ms in measured.items()}
+        return [known[part.key] for part in parts]
 
     @property
     def _batch(self) -> int:

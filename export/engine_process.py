@@ -1,4 +1,4 @@
-"""The parent's side of `engine_worker.py`: an engine in a process of its own."""
+"""The parent's side of `engine_worker.py`: an engine in a process of its own, or many small ones in one."""
 
 import json
 import os
@@ -21,30 +21,34 @@ from .target import Target
 # The worker runs exactly this code, whether it is installed or a checkout: `potstill` is the folder above this one.
 _BOOTSTRAP = """
 import json, sys, types
-root, target, file = sys.argv[1:]
+root, target, *files = sys.argv[1:]
 potstill = types.ModuleType("potstill")
 potstill.__path__ = [root]
 sys.modules["potstill"] = potstill
 from potstill.export.engine_worker import main
-main(json.loads(target), file)
+main(json.loads(target), files)
 """
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TBB_NUM_THREADS")
 
 
 class EngineProcess:
-    """One engine in one process, opened by `with`; an ExportError tells of its death and its last words."""
+    """One process, opened by `with`; an ExportError tells of its death and its last words.
 
-    def __init__(self, target: Target, file: Path) -> None:
+    It holds one engine, or several that are called by their place among the files.
+    """
+
+    def __init__(self, target: Target, file: Path, *others: Path) -> None:
         self._target = target
         self._file = file
+        self._files = (file, *others)
         self._process: subprocess.Popen[str] | None = None
         self._scratch: TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         self._scratch = TemporaryDirectory(prefix="potstill-")
         root = Path(__file__).parent.parent
-        arguments = (str(root), self._target.model_dump_json(), str(self._file.absolute()))
+        arguments = (str(root), self._target.model_dump_json(), *(str(file.absolute()) for file in self._files))
         with self._stderr_file.open("w") as stderr:
             self._process = subprocess.Popen(
                 # -P: a file in the current folder must not be taken for a library.
@@ -72,22 +76,22 @@ class EngineProcess:
         """Of the running worker."""
         return self._running.pid
 
-    def bind(self, inputs: Mapping[str, Array]) -> None:
+    def bind(self, inputs: Mapping[str, Array], engine: int = 0) -> None:
         """Hand over the inputs of all later runs."""
         files: dict[str, str] = {}
         for position, (name, array) in enumerate(inputs.items()):
             path = self._folder / f"input-{position}.npy"
             np.save(path, array, allow_pickle=False)
             files[name] = str(path)
-        self._ask(do="bind", inputs=files)
+        self._ask(do="bind", engine=engine, inputs=files)
 
-    def warm_up(self, seconds: float) -> float:
+    def warm_up(self, seconds: float, engine: int = 0) -> float:
         """Run untimed for `seconds`; returns roughly how long one run takes, in seconds."""
-        return float(self._ask(do="warm_up", seconds=seconds)["seconds_per_run"])
+        return float(self._ask(do="warm_up", engine=engine, seconds=seconds)["seconds_per_run"])
 
-    def timed(self, count: int) -> NDArray[np.float64]:
+    def timed(self, count: int, engine: int = 0) -> NDArray[np.float64]:
         """Seconds of each of `count` runs."""
-        return np.array(self._ask(do="time", count=count)["seconds"])
+        return np.array(self._ask(do="time", engine=engine, count=count)["seconds"])
 
     def peak_memory_bytes(self) -> int | None:
         """Of the whole process so far; None where the system does not tell."""

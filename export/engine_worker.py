@@ -1,4 +1,4 @@
-"""A process that runs one engine and nothing else; it takes commands as JSON lines and answers each with one.
+"""A process that runs engines, mostly one, and nothing else; it takes commands as JSON lines and answers each with one.
 
 It is started by `engine_process.py`, and imports no torch: its peak memory is that of the engine.
 """
@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,7 +22,7 @@ from .engine import Engine
 from .target import targets
 
 
-def main(target: dict[str, JsonValue], file: str) -> None:
+def main(target: dict[str, JsonValue], files: Sequence[str]) -> None:
     """Serve commands from standard input until it ends."""
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
@@ -33,16 +35,18 @@ def main(target: dict[str, JsonValue], file: str) -> None:
         answers.flush()
 
     try:
-        engine = targets()[str(target["runtime"])].model_validate(target).open(Path(file))
-        with engine:
+        opens = targets()[str(target["runtime"])].model_validate(target).open
+        with ExitStack() as stack:
+            engines = [stack.enter_context(opens(Path(file))) for file in files]
             answer(ready=True)
             for line in sys.stdin:
-                answer(**_obey(engine, json.loads(line)))
+                answer(**_obey(engines, json.loads(line)))
     except PotstillError as error:
         answer(error=str(error))
 
 
-def _obey(engine: Engine, command: dict[str, Any]) -> dict[str, JsonValue]:
+def _obey(engines: Sequence[Engine], command: dict[str, Any]) -> dict[str, JsonValue]:
+    engine = engines[int(command.get("engine", 0))]
     match command["do"]:
         case "bind":
             engine.bind({name: np.load(path, allow_pickle=False) for name, path in command["inputs"].items()})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..pipeline.artifact import Artifact
 from ..pipeline.errors import ExportError, MissingDependency
 from ..pipeline.grouped_weights import dequantize_linear
-from ..pipeline.quantization import capture, dynamic_batch
+from ..pipeline.quantization import Quantization, capture, dynamic_batch
 from ..pipeline.quiet import quiet
 from ..pipeline.sharing import plain
 from ..pipeline.sparsity import holds
@@ -77,11 +77,22 @@ def _sparsity(artifact: Artifact) -> Iterator[tuple[str, str]]:
         yield "sparsity", json.dumps({"pattern": "2:4", "layers": layers})
 
 
-def exported_layer(layer: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
-    """A float layer by itself, for timing: no metadata, otherwise as `exported`."""
-    model = _normalized(capture(layer, inputs), inputs)
+def exported_layer(
+    layer: nn.Module, inputs: Mapping[str, Tensor], quantization: Quantization | None = None
+) -> "ModelProto":
+    """A layer by itself, for timing: no metadata, otherwise as `exported`; float unless a quantization is given."""
+    model = _normalized(_layer_graph(layer, inputs, quantization), inputs)
     check(model)
     return model
+
+
+def _layer_graph(layer: nn.Module, inputs: Mapping[str, Tensor], quantization: Quantization | None) -> nn.Module:
+    if quantization is None:
+        return capture(layer, inputs)
+    from ..pipeline.fake_quantization import converted, fake_quantized
+
+    with quiet():
+        return converted(fake_quantized(layer, quantization, inputs), inputs)
 
 
 def _normalized(graph: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":

@@ -1,6 +1,6 @@
 """What a stage may ask of the target while it still decides: which of two models has the faster engine there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:  # the process that runs an engine reads this module, and impo
     from torch import Tensor, nn
 
     from .artifact import Artifact
+    from .quantization import Quantization
+    from .side_by_side import Part, SideBySide
 
 Verdict = Literal["faster", "slower", "no significant difference"]
 Aim = Literal["speed", "size"]
@@ -62,4 +64,15 @@ class Bench(Protocol):
 
     def layer_beside(self, baseline: "nn.Module", candidate: "nn.Module", inputs: "Tensor") -> Beside:
         """Two float layers as engines of their own; `inputs` (batch, …) gives shape and type of what they read."""
+        ...
+
+    def part_ms(
+        self,
+        parts: "Sequence[Part]",
+        placed: "Callable[[SideBySide, Mapping[str, Tensor]], Quantization] | None",
+    ) -> list[float]:
+        """p50 of each part as an engine of its own, in milliseconds; in float, or in int8 as `placed` says.
+
+        What was measured on this machine before, in this run or another one, is not measured again.
+        """
         ...

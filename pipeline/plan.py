@@ -190,8 +190,12 @@ class Plan:
         journal: Journal,
         teacher: Teacher | None,
         artifacts: Mapping[str, Artifact],
+        runs: Path | None = None,
     ) -> Context:
-        """What the step's stage is given; its seed derives from the run's and the step's name."""
+        """What the step's stage is given; its seed derives from the run's and the step's name.
+
+        Latency tables lie among the `runs`, and are not kept without them.
+        """
         return Context(
             device=self.device,
             precision=self.precision,
@@ -205,7 +209,9 @@ class Plan:
             directory=self.directory,
             teacher=teacher,
             artifacts=artifacts,
-            bench=TargetBench(self.recipe.targets[0], self.data),
+            bench=TargetBench(
+                self.recipe.targets[0], self.data, None if runs is None else runs / ".latency-table", progress
+            ),
         )
 
     @cached_property

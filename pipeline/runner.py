@@ -144,7 +144,13 @@ class _Run:
                 self._progress.say(f"{step.folder}: starts")
                 checkpoints = self._files.checkpoints(step.folder, step.fingerprint)
                 context = self._plan.context(
-                    step, checkpoints, self._progress, journal, self._teacher, dict(self._artifacts)
+                    step,
+                    checkpoints,
+                    self._progress,
+                    journal,
+                    self._teacher,
+                    dict(self._artifacts),
+                    runs=self._files.path.parent,
                 )
                 made = step.stage.run(artifact, context)
             made = replace(made, lineage=(*artifact.lineage, step.name))

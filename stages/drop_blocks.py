@@ -13,8 +13,8 @@ from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
 from .budget import OneRule, Share
 from .judgement import told
-from .pruning.depth import Drop, drops, prove_without, residual_blocks, without
-from .pruning.latency import best_of, timed_trials
+from .pruning.depth import Drop, block_times, drops, prove_without, residual_blocks, without
+from .pruning.latency import Cuts, Removed, decided
 from .pruning.selection import ignored_paths
 from .recovery import Recovery, recover
 from .stage import Context, Stage
@@ -31,7 +31,7 @@ class Depth(OneRule, frozen=True, extra="forbid"):
     """Of the model's multiply-accumulates."""
     latency: Share | None = None
     """Of the measured p50 of the engine for the first target, at its first batch size; found by building and timing
-    engines."""
+    engines. Blocks then go by the loss for each millisecond that their own engine takes."""
 
 
 class DropBlocks(Stage, frozen=True, extra="forbid"):
@@ -63,12 +63,9 @@ class DropBlocks(Stage, frozen=True, extra="forbid"):
                 "its input on unchanged once its parameters are zero. Mend: drop the stage"
             )
 
-        def measure() -> JsonValue:
-            return [drop.model_dump() for drop in drops(artifact.model, candidates, context)]
-
-        order = TypeAdapter(list[Drop]).validate_python(context.decided("drops", measure))
+        order = self._order(candidates, artifact, context)
         context.journal.fact("sensitivity", told(order, context))
-        blocks = [drop.block for drop in order[: self._count(order, artifact, context)]]
+        blocks = [order[place].block for place in self._removed(order, artifact, context)]
         prove_without(artifact.model, blocks, inputs)
         context.journal.fact("blocks taken out", f"{len(blocks)} of {len(candidates)}: {', '.join(blocks)}")
         shallower = self._with(artifact, blocks)
@@ -91,26 +88,40 @@ class DropBlocks(Stage, frozen=True, extra="forbid"):
         recovery = self.recover.model_copy(update={"epochs": 0})
         return self.model_copy(update={"keep": keep, "accept": "always", "recover": recovery})
 
-    def _count(self, order: list[Drop], artifact: Artifact, context: Context) -> int:
-        """How many of the blocks go. Raises StageError where all of them are not enough."""
+    def _order(self, candidates: list[str], artifact: Artifact, context: Context) -> list[Drop]:
+        """All blocks in the order they go; measured once, also where the step resumes."""
+
+        def measure() -> JsonValue:
+            ms = None
+            if self.keep.measure == "latency":
+                ms = block_times(artifact.model, candidates, artifact.quantization, context)
+            return [drop.model_dump() for drop in drops(artifact.model, candidates, context, ms)]
+
+        return TypeAdapter(list[Drop]).validate_python(context.decided("drops", measure))
+
+    def _removed(self, order: list[Drop], artifact: Artifact, context: Context) -> Removed:
+        """Which of the blocks go. Raises StageError where all of them are not enough."""
         share = self.keep.share
         if self.keep.measure == "latency":
-            return self._count_by_engine(order, artifact, context)
+            return self._removed_by_engine(order, artifact, context)
         by_blocks = [1 - number / len(order) for number in range(1, len(order) + 1)]
         left = by_blocks if self.keep.measure == "blocks" else [drop.macs_left for drop in order]
         if left[-1] > share:
             raise StageError(self._out_of_reach(left[-1]))
-        return next(number for number, each in enumerate(left, 1) if each <= share)
+        return tuple(range(next(number for number, each in enumerate(left, 1) if each <= share)))
 
-    def _count_by_engine(self, order: list[Drop], artifact: Artifact, context: Context) -> int:
-        def after(count: int) -> Artifact:
-            return self._with(artifact, [drop.block for drop in order[:count]])
-
-        trials = timed_trials(self.keep.share, len(order), after, artifact, context)
-        best = best_of(trials, self.keep.share)
-        if best is None:
-            raise StageError(self._out_of_reach(min(trial.share for trial in trials)))
-        return best.blocks_removed
+    def _removed_by_engine(self, order: list[Drop], artifact: Artifact, context: Context) -> Removed:
+        saved = [drop.ms_saved or 0.0 for drop in order]
+        own_ms = [each - before for each, before in zip(saved, [0.0, *saved], strict=False)]
+        cuts = Cuts(
+            kinds=[drop.block for drop in order],
+            after=lambda removed: self._with(artifact, [order[place].block for place in removed]),
+            saved_ms=lambda removed: sum(own_ms[place] for place in removed),
+        )
+        decision = decided(self.keep.share, cuts, artifact, context)
+        if decision.removed is None:
+            raise StageError(self._out_of_reach(min(trial.share for trial in decision.trials)))
+        return decision.removed
 
     def _out_of_reach(self, reached: float) -> str:
         measure, share = self.keep.measure, self.keep.share

@@ -10,18 +10,18 @@ from pydantic import Field, JsonValue, TypeAdapter
 from torch import nn
 
 from ..pipeline.artifact import Artifact
-from ..pipeline.blueprint import layer_sizes
 from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
 from .budget import OneRule, Share
 from .judgement import told
 from .pruning.blocks import Block, Scope, blocks, by_rise, evenly, structure
+from .pruning.by_time import timed
 from .pruning.groups import Grouping
 from .pruning.importance import NEEDS_TRAINING, Criterion, scored
-from .pruning.latency import Trial, best_of, timed_trials
+from .pruning.latency import Cuts, Decision, decided
 from .pruning.proof import prove
 from .pruning.regularization import Regularization, Regularized, norm_share
-from .pruning.search import Cost, Cut, Search
+from .pruning.search import Cut, Search, layer_facts
 from .pruning.selection import ignored_paths
 from .pruning.sensitivity import Sensitivity, sensitivities
 from .pruning.trust import trusted
@@ -43,7 +43,8 @@ class Budget(OneRule, frozen=True, extra="forbid"):
     """Of the elements of all parameters."""
     latency: Share | None = None
     """Of the measured p50 of the engine for the first target, at its first batch size; fp32 unless the model is already
-    quantized. Found by building and timing engines, about log2 of the number of blocks of channels."""
+    quantized. Found by building and timing engines, about log2 of the number of blocks of channels; a table of what
+    every layer takes at other sizes, also measured, says which channels cost least for the time they save."""
 
 
 class Prune(Stage, frozen=True, extra="forbid"):
@@ -81,7 +82,7 @@ class Prune(Stage, frozen=True, extra="forbid"):
         for step in range(1, self.steps + 1):
             if made:
                 pruned = recover(pruned, self.recover, context, name=f"recover-{step - 1}")
-            made.append(self._cut(pruned, made[0].search.uncut if made else None, step, artifact, context))
+            made.append(self._cut(pruned, made, artifact, context))
             pruned = self._with(made[-1].found, pruned)
         self._record(artifact, made, context)
         if not accepted(artifact, pruned, self.accept, context):
@@ -140,29 +141,49 @@ class Prune(Stage, frozen=True, extra="forbid"):
         )
         return trained
 
-    def _cut(self, artifact: Artifact, uncut: Cost | None, step: int, original: Artifact, context: Context) -> "_Made":
-        """One cut of what the cuts before left. Raises StageError where its share cannot be met."""
-        inputs = context.data.example()
+    def _cut(self, artifact: Artifact, made: "list[_Made]", original: Artifact, context: Context) -> "_Made":
+        """One cut of what those `made` before left. Raises StageError where its share cannot be met."""
         model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
-        grouping, ordered = self._ordered(model, step, context)
-        search = Search(model, inputs, grouping, ordered, uncut)
+        step = len(made) + 1
         share = self.keep.share ** (step / self.steps)
+        grouping, ordered = self._ordered(model, step, context)
+        uncut = made[0].search.uncut if made else None
+        search = Search(model, context.data.example(), grouping, ordered, uncut)
         if self.keep.measure == "latency":
-
-            def after(count: int) -> Artifact:
-                return self._with(search.cut(count), artifact)
-
-            trials = timed_trials(share, search.num_blocks, after, original, context, name=f"latency-{step}")
-            best = best_of(trials, share)
-            if best is None:
-                raise StageError(self._too_slow(trials, grouping, share, context))
-            found = search.cut(best.blocks_removed)
+            cut = self._by_latency(search, artifact, made, share, original, context)
         else:
             found = search.smallest(self.keep.measure, share)
             if found is None:
-                raise StageError(self._out_of_reach(search, grouping, share))
-        prove(model, found.model, found.kept, inputs)
-        return _Made(search, grouping, found)
+                raise StageError(self._out_of_reach(search, share))
+            cut = _Made(search, found)
+        prove(model, cut.found.model, cut.found.kept, context.data.example())
+        return cut
+
+    def _by_latency(
+        self,
+        search: Search,
+        artifact: Artifact,
+        made: "list[_Made]",
+        share: float,
+        original: Artifact,
+        context: Context,
+    ) -> "_Made":
+        """The cut whose engine meets the share of the original's latency."""
+        name = f"layer-times-{len(made) + 1}"
+        order = timed(search, self.scope, self.round_to, artifact.quantization, context, name=name)
+        if not made:
+            context.journal.fact("latency table", [row.model_dump(mode="json") for row in order.table.rows])
+        search = search.along(order.blocks)
+        cuts = Cuts(
+            kinds=[id(block.group) for block in order.blocks],
+            after=lambda removed: self._with(search.without(removed), artifact),
+            saved_ms=order.saved_ms,
+            share_before=made[-1].latency_share if made else 1.0,
+        )
+        decision = decided(share, cuts, original, context, name=f"latency-{len(made) + 1}")
+        if decision.removed is None or decision.measured is None:
+            raise StageError(self._too_slow(decision, search.grouping, share, context))
+        return _Made(search, search.without(decision.removed), decision.measured.share)
 
     def _with(self, found: Cut, artifact: Artifact) -> Artifact:
         return replace(artifact, model=found.model, blueprint=artifact.blueprint.with_edit(found.edit))
@@ -220,7 +241,8 @@ class Prune(Stage, frozen=True, extra="forbid"):
             rises.setdefault(each.layer, []).append((each.removed, each.loss_rise))
         return rises
 
-    def _out_of_reach(self, search: Search, grouping: Grouping, share: float) -> str:
+    def _out_of_reach(self, search: Search, share: float) -> str:
+        grouping = search.grouping
         if search.num_blocks == 0:
             return self._no_blocks(grouping)
         reached = search.cut(search.num_blocks).cost.share_of(search.uncut)[self.keep.measure]
@@ -230,10 +252,10 @@ class Prune(Stage, frozen=True, extra="forbid"):
             f"Mend: `keep: {{{self.keep.measure}: {ceil(reached * 1000) / 1000}}}` or more, or a lower `round_to`"
         )
 
-    def _too_slow(self, trials: list[Trial], grouping: Grouping, share: float, context: Context) -> str:
-        if not trials:
+    def _too_slow(self, decision: Decision, grouping: Grouping, share: float, context: Context) -> str:
+        if not decision.trials:
             return self._no_blocks(grouping)
-        reached = min(trial.share for trial in trials)
+        reached = min(trial.share for trial in decision.trials)
         return (
             f"{self.step_name}: cannot get down to {share:.1%} of the engine's latency "
             f"({context.bench.label}): with only {self.round_to} channels left wherever channels can go, "
@@ -257,8 +279,8 @@ class Prune(Stage, frozen=True, extra="forbid"):
         if self.steps > 1:
             left = [each.found.cost.share_of(uncut) for each in made]
             context.journal.fact("steps", [{"step": number, **each} for number, each in enumerate(left, 1)])
-        context.journal.fact("layers", _layer_facts(artifact.model, uncut, last.found))
-        context.journal.fact("left alone", [str(left) for left in last.grouping.left_alone])
+        context.journal.fact("layers", layer_facts(artifact.model, uncut, last.found))
+        context.journal.fact("left alone", [str(left) for left in last.search.grouping.left_alone])
 
 
 @dataclass(frozen=True)
@@ -266,23 +288,9 @@ class _Made:
     """One cut, and where it was found."""
 
     search: Search
-    grouping: Grouping
     found: Cut
-
-
-def _layer_facts(model: nn.Module, uncut: Cost, found: Cut) -> list[dict[str, str | int]]:
-    before, after = layer_sizes(model), layer_sizes(found.model)
-    return [
-        {
-            "path": path,
-            "channels_before": before[path].out_channels,
-            "channels_after": after[path].out_channels,
-            "macs_before": macs_before,
-            "macs_after": found.cost.macs_by_layer[path],
-        }
-        for path, macs_before in uncut.macs_by_layer.items()
-        if path in before
-    ]
+    latency_share: float = 1.0
+    """Of the original's engine, as measured; 1 where no engine was timed."""
 
 
 def _reasons(grouping: Grouping) -> str:

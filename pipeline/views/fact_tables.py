@@ -1,4 +1,4 @@
-"""What a stage says in its own words, laid out by shape alone: lists of like things become tables."""
+"""What a stage says in its own words, laid out mostly by shape alone: lists of like things become tables."""
 
 from collections.abc import Iterator, Mapping
 from typing import cast
@@ -6,6 +6,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from . import wording
+from .decision_tables import decision_table
 from .tables import Cell, Column, Table, cells, words
 
 TINY = 1e-3
@@ -20,7 +21,8 @@ def fact_tables(facts: Mapping[str, JsonValue]) -> Iterator[Table]:
         yield Table("", (words("Fact"), words("Value")), rows)
     for name, value in facts.items():
         if _is_rows(value):
-            yield _rows_table(_spoken(name), cast("list[dict[str, JsonValue]]", value))
+            rows = cast("list[dict[str, JsonValue]]", value)
+            yield decision_table(name, rows) or _rows_table(_spoken(name), rows)
 
 
 def fact_text(value: JsonValue) -> str:

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from ...pipeline.blueprint import Bypass
 from ...pipeline.cost import macs
 from ...pipeline.data import Batch
+from ...pipeline.quantization import Quantization
+from ...pipeline.side_by_side import Part
 from ..judgement import SAMPLES, judged, sampled
 from ..stage import Context
+from .layer_times import placed_as, seen_inputs
 from .proof import demand_equal
 
 
@@ -28,6 +31,8 @@ class Drop(BaseModel):
     """The task's metric on the samples."""
     macs_left: float
     """The share of the model's multiply-accumulates that remain."""
+    ms_saved: float | None = None
+    """With those before it, each block's engine by itself; None where the budget is not one of latency."""
 
 
 @torch.no_grad()
@@ -68,10 +73,27 @@ def prove_without(model: nn.Module, blocks: Sequence[str], inputs: Mapping[str, 
     )
 
 
-def drops(model: nn.Module, candidates: Sequence[str], context: Context) -> list[Drop]:
+def block_times(
+    model: nn.Module, blocks: Sequence[str], quantization: Quantization | None, context: Context
+) -> dict[str, float]:
+    """What each block's engine takes by itself, in milliseconds, less what an engine takes that does next to nothing.
+
+    In float, or in int8 where the model is quantized.
+    """
+    shapes = seen_inputs(model, blocks, context)
+    parts = [Part(model.get_submodule(path), shapes[path][0]) for path in blocks]
+    placed = None if quantization is None else placed_as(quantization)
+    *times, idle = context.bench.part_ms([*parts, Part(nn.ReLU(), (1, 1))], placed)
+    return {path: max(ms - idle, 0.0) for path, ms in zip(blocks, times, strict=True)}
+
+
+def drops(
+    model: nn.Module, candidates: Sequence[str], context: Context, ms_by_block: Mapping[str, float] | None = None
+) -> list[Drop]:
     """All blocks in the order they go: next is the one whose loss costs least for each multiply-accumulate it saves.
 
-    Every block that is left is tried before each choice, since blocks stand in for one another.
+    With `ms_by_block`, for each millisecond. Every block that is left is tried before each choice, since blocks stand
+    in for one another.
     """
     inputs = context.data.example()
     samples = list(sampled(context, SAMPLES, context.data.batch_size, "sensitivity of blocks"))
@@ -83,6 +105,9 @@ def drops(model: nn.Module, candidates: Sequence[str], context: Context) -> list
         tried = [
             _tried(model, gone, block, whole, uncut, samples, context) for block in candidates if block not in gone
         ]
+        if ms_by_block is not None:
+            saved = sum(ms_by_block[block] for block in gone)
+            tried = [drop.model_copy(update={"ms_saved": saved + ms_by_block[drop.block]}) for drop in tried]
         before = found[-1] if found else None
         best = min(tried, key=lambda drop: _price(drop, before))
         gone.append(best.block)
@@ -100,10 +125,14 @@ def _tried(
 
 
 def _price(drop: Drop, before: Drop | None) -> float:
-    rise, left = (0.0, 1.0) if before is None else (before.loss_rise, before.macs_left)
-    saved = max(left - drop.macs_left, 1e-9)
+    rise, saved_before = (0.0, 0.0) if before is None else (before.loss_rise, _saved(before))
+    saved = max(_saved(drop) - saved_before, 1e-9)
     # A block whose absence helps is the better the more it helps; dividing by what it saves would turn that round.
     return (drop.loss_rise - rise) / saved if drop.loss_rise > rise else drop.loss_rise - rise
+
+
+def _saved(drop: Drop) -> float:
+    return 1 - drop.macs_left if drop.ms_saved is None else drop.ms_saved
 
 
 def _silenced(block: nn.Module) -> nn.Module:

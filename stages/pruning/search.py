@@ -1,6 +1,6 @@
 """The smallest cut that meets a budget, in steps of whole blocks of channels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -61,22 +61,31 @@ class Search:
         uncut: Cost | None = None,
     ) -> None:
         """Budgets are shares of `uncut`; of the model itself unless it was cut before."""
-        self._model = model
-        self._inputs = inputs
-        self._outputs = grouping.outputs
-        self._blocks = ordered
+        self.model = model
+        self.grouping = grouping
+        self.blocks = tuple(ordered)
         self.uncut = uncut or cost(model, inputs, grouping.outputs)
+        self._inputs = inputs
+
+    def along(self, ordered: Sequence[Block]) -> "Search":
+        """The same search in another order."""
+        return Search(self.model, self._inputs, self.grouping, ordered, self.uncut)
 
     @property
     def num_blocks(self) -> int:
         """How many blocks there are to remove."""
-        return len(self._blocks)
+        return len(self.blocks)
 
     def cut(self, count: int) -> Cut:
         """The model without the first `count` blocks."""
-        kept = kept_channels(self._model, ((block.group, block.units) for block in self._blocks[:count]))
-        model, edit = cut(self._model, kept)
-        return Cut(model, edit, kept, cost(model, self._inputs, self._outputs))
+        return self.without(range(count))
+
+    def without(self, positions: Iterable[int]) -> Cut:
+        """The model without the blocks at these places of the order."""
+        gone = [self.blocks[position] for position in positions]
+        kept = kept_channels(self.model, ((block.group, block.units) for block in gone))
+        model, edit = cut(self.model, kept)
+        return Cut(model, edit, kept, cost(model, self._inputs, self.grouping.outputs))
 
     def smallest(self, measure: str, share: float) -> Cut | None:
         """The cut of the fewest blocks whose `measure` is at most `share` of the uncut model's; None if none is."""
@@ -89,7 +98,7 @@ class Search:
         The cost falls with every block, so a bisection over their number finds it in a handful of trials.
         """
         best: int | None = None
-        low, high = 0, len(self._blocks)
+        low, high = 0, len(self.blocks)
         while low <= high:
             middle = (low + high) // 2
             if self.cut(middle).cost.share_of(self.uncut)[measure] <= share:
@@ -97,3 +106,19 @@ class Search:
             else:
                 low = middle + 1
         return best
+
+
+def layer_facts(model: nn.Module, uncut: Cost, found: Cut) -> list[dict[str, str | int]]:
+    """What each layer had and has, for the report."""
+    before, after = layer_sizes(model), layer_sizes(found.model)
+    return [
+        {
+            "path": path,
+            "channels_before": before[path].out_channels,
+            "channels_after": after[path].out_channels,
+            "macs_before": macs_before,
+            "macs_after": found.cost.macs_by_layer[path],
+        }
+        for path, macs_before in uncut.macs_by_layer.items()
+        if path in before
+    ]

@@ -23,7 +23,7 @@ from potstill.pipeline.networks.vit import ViT
 from potstill.pipeline.networks.wrn import WideResNet
 from potstill.stages.drop_blocks import Depth, DropBlocks
 from potstill.stages.pruning.channels import CutError
-from potstill.stages.pruning.depth import prove_without, residual_blocks
+from potstill.stages.pruning.depth import Drop, block_times, drops, prove_without, residual_blocks
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
 from potstill.stages.train import Train
@@ -125,12 +125,34 @@ class TestBudget:
     def test_of_latency_goes_on_with_what_was_timed(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
         context = new_context()
         context.checkpoints.mkdir(parents=True, exist_ok=True)
-        trial = {"blocks_removed": 3, "share": 0.6, "p50_ms": 0.6, "uncut_p50_ms": 1.0}
-        (context.checkpoints / "latency.json").write_text(json.dumps([trial]))
+        trial = {"blocks_removed": 3, "predicted": 0.6, "share": 0.6, "p50_ms": 0.6, "uncut_p50_ms": 1.0}
+        decision = {"removed": [0, 1, 3], "measured": trial, "trials": [trial]}
+        blocks = ("layer1.0", "layer1.1", "layer2.1", "layer3.1")
+        order = [
+            Drop(block=block, loss_rise=0.1, correct=0.9, macs_left=0.8, ms_saved=1.0 + number).model_dump()
+            for number, block in enumerate(blocks)
+        ]
+        (context.checkpoints / "drops.json").write_text(json.dumps(order))
+        (context.checkpoints / "latency.json").write_text(json.dumps(decision))
         drop({"latency": 0.7}).run(new_artifact(depth=14), context)
-        assert str(context.journal.facts["blocks taken out"]).startswith("3 of 4: ")
+        assert context.journal.facts["blocks taken out"] == "3 of 4: layer1.0, layer1.1, layer3.1"
+        (context.checkpoints / "latency.json").write_text(json.dumps(decision | {"removed": None}))
         with pytest.raises(StageError, match=r"without any of the residual blocks .* 60\.0% remain"):
             drop({"latency": 0.5}).run(new_artifact(depth=14), context)
+
+    def test_of_latency_counts_the_milliseconds_of_the_blocks_that_are_gone(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        ms = {"layer1.0": 0.5, "layer1.1": 0.5, "layer2.1": 0.25, "layer3.1": 0.125}
+        order = drops(new_artifact(depth=14).model, list(ms), new_context(), ms)
+        gone = [sum(ms[drop.block] for drop in order[: count + 1]) for count in range(len(order))]
+        assert [drop.ms_saved for drop in order] == gone
+
+    def test_of_latency_times_equal_blocks_once(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
+        blocks = ["layer1.0", "layer1.1"]
+        times = block_times(new_artifact(depth=14).model, blocks, None, new_context())
+        assert list(times) == blocks
+        assert times["layer1.0"] == times["layer1.1"] >= 0
 
 
 class TestStage:

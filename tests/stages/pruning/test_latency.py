@@ -1,7 +1,7 @@
 """Facts about a budget of latency and about `accept`: engines are built and timed, and decisions survive a kill."""
 
-import json
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.bench import Beside
 from potstill.pipeline.blueprint import Resize
 from potstill.pipeline.errors import StageError
+from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Calibration
 from potstill.stages.acceptance import accepted
 from potstill.stages.prune import Budget, Prune
-from potstill.stages.pruning.latency import Trial, best_of, trials_for
+from potstill.stages.pruning.latency import Cuts, Decision, Removed, Trial, decide
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
 
@@ -23,6 +24,32 @@ NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
 
 UNTRAINED = Recovery(epochs=0)
+
+
+class Heard(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        """Remember the message."""
+        self.lines.append(message)
+
+
+def a_decision(removed: Removed, share: float) -> Decision:
+    trial = Trial(blocks_removed=len(removed), predicted=share, share=share, p50_ms=share, uncut_p50_ms=1.0)
+    return Decision(removed=removed, measured=trial, trials=(trial,))
+
+
+def resumed(context: Context, decision: Decision, step: int = 1) -> None:
+    """As if the step had been killed after it decided; its table of layers is empty."""
+    (context.checkpoints / f"layer-times-{step}.json").write_text("[]")
+    (context.checkpoints / f"latency-{step}.json").write_text(decision.model_dump_json())
+
+
+def best_share(trials: Sequence[Trial], asked: float) -> float:
+    return max(trial.share for trial in trials if trial.share <= asked)
 
 
 def beside(share: float, **changes: Any) -> Beside:
@@ -40,58 +67,135 @@ def beside(share: float, **changes: Any) -> Beside:
     return Beside(**(values | changes))
 
 
+def cuts(kinds: Sequence[str], saves: Sequence[float]) -> Cuts:
+    """Pieces whose removal saves so much of 1 ms, as the table says and as the engine takes it."""
+
+    def no_engine(_: Removed) -> Artifact:
+        raise AssertionError
+
+    def saved(removed: Removed) -> float:
+        return sum(saves[place] for place in removed)
+
+    return Cuts(kinds=kinds, after=no_engine, saved_ms=saved)
+
+
+def timed_by(saves: Sequence[float]) -> Callable[[Removed], Beside]:
+    def timed(removed: Removed) -> Beside:
+        return beside(1 - sum(saves[place] for place in removed))
+
+    return timed
+
+
 class TestSearch:
-    @pytest.mark.parametrize("share", [0.05, 0.3, 0.52, 0.9])
+    @pytest.mark.parametrize("share", [0.055, 0.305, 0.525, 0.905])
     def test_the_fewest_blocks_that_meet_the_share_are_found_in_a_handful_of_trials(self, share: float) -> None:
-        latency = [1 - 0.01 * count for count in range(101)]
-
-        def timed(count: int) -> Beside:
-            return beside(latency[count])
-
-        trials = trials_for(share, 99, timed)
-        best = best_of(trials, share)
-        assert best is not None
-        assert latency[best.blocks_removed] <= share < latency[best.blocks_removed - 1]
-        assert len(trials) <= 7
+        saves = [0.01] * 99
+        decision = decide(share, cuts(["a"] * 99, saves), timed_by(saves))
+        assert decision.removed is not None
+        left = 1 - 0.01 * len(decision.removed)
+        assert left <= share < left + 0.01
+        assert len(decision.trials) <= 8
 
     def test_what_cannot_be_met_is_not_found(self) -> None:
-        def timed(count: int) -> Beside:
-            return beside(1 - 0.05 * count)
+        saves = [0.05] * 8
+        decision = decide(0.1, cuts(["a"] * 8, saves), timed_by(saves))
+        assert decision.removed is None
+        assert decision.measured is None
+        assert decision.trials[-1].blocks_removed == 8
 
-        trials = trials_for(0.1, 8, timed)
-        assert best_of(trials, 0.1) is None
-        assert trials[-1].blocks_removed == 8
+    def test_a_piece_that_saves_too_much_is_passed_over_for_finer_ones(self) -> None:
+        kinds, saves = ["a", "a", "big", "a", "b", "b", "b"], [0.1, 0.1, 0.4, 0.02, 0.02, 0.02, 0.02]
+        decision = decide(0.75, cuts(kinds, saves), timed_by(saves))
+        assert decision.removed == (0, 1, 3, 4, 5)
+        assert decision.measured is not None
+        assert decision.measured.share == pytest.approx(0.74)
+
+    def test_what_saves_nothing_without_the_piece_goes_back_with_it(self) -> None:
+        def saved(removed: Removed) -> float:
+            both = {1, 2} <= set(removed)
+            return 0.1 * (0 in removed) + 0.4 * both + 0.1 * sum(place > 2 for place in removed)
+
+        together = dataclasses.replace(cuts(["a", "pair", "pair", "b", "b"], [0.0] * 5), saved_ms=saved)
+
+        def timed(removed: Removed) -> Beside:
+            return beside(1 - saved(removed))
+
+        decision = decide(0.8, together, timed)
+        assert decision.removed == (0, 3)
+
+    def test_the_overshoot_stays_where_nothing_finer_meets_the_share(self) -> None:
+        saves = [0.1, 0.6, 0.01]
+        decision = decide(0.8, cuts(["a", "b", "c"], saves), timed_by(saves))
+        assert decision.removed == (0, 1)
+
+    def test_every_trial_says_what_the_table_foretold(self) -> None:
+        told = dataclasses.replace(cuts(["a"] * 4, [0.2] * 4), share_before=0.9)
+        decision = decide(0.5, told, timed_by([0.15] * 4))
+        assert [trial.predicted for trial in decision.trials] == pytest.approx(
+            [0.9 - 0.2 * trial.blocks_removed for trial in decision.trials]
+        )
 
 
 class TestBudget:
     def test_the_cut_is_one_whose_engine_was_timed_at_or_below_the_share(
         self, new_artifact: NewArtifact, new_context: NewContext
     ) -> None:
-        artifact, context = new_artifact(width=48), new_context()
-        pruned = Prune(keep=Budget(latency=0.9), recover=UNTRAINED, round_to=16).run(artifact, context)
-        trials = [Trial.model_validate(fact) for fact in context.journal.facts["engines timed"]]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
-        best = best_of(trials, 0.9)
-        assert best is not None
+        artifact, context = new_artifact(width=64), new_context()
+        only_two_layers = ("conv1", "layer1.0.conv2", "layer2", "layer3")
+        stage = Prune(keep=Budget(latency=0.95), recover=UNTRAINED, round_to=32, ignore=only_two_layers)
+        pruned = stage.run(artifact, context)
+        found = Decision.model_validate_json((context.checkpoints / "latency-1.json").read_bytes())
+        assert found.removed is not None
+        assert found.measured is not None
+        (chosen,) = [each for each in found.trials if each.share == best_share(found.trials, 0.95)]
+        assert len(found.removed) == chosen.blocks_removed
         assert isinstance(pruned.blueprint.edits[-1], Resize)
-        assert context.journal.facts["timed on"] == "onnxruntime cpu, batch 1, 1 thread"
+        facts: Any = context.journal.facts
+        assert facts["timed on"] == "onnxruntime cpu, batch 1, 1 thread"
+        assert facts["latency"]["asked"] == 0.95
+        assert facts["latency"]["measured"] == found.measured.share
+        assert {"layer1.0.conv1", "layer1.0.conv2"} == {
+            layer for row in facts["latency table"] for layer in row["layers"]
+        }
 
     def test_a_resumed_step_goes_on_with_the_cut_it_had_decided(
         self, new_artifact: NewArtifact, new_context: NewContext
     ) -> None:
         artifact, stage = new_artifact(width=32), Prune(keep=Budget(latency=0.8), recover=UNTRAINED)
         context = new_context()
-        trial = Trial(blocks_removed=3, share=0.75, p50_ms=0.75, uncut_p50_ms=1.0)
-        (context.checkpoints / "latency-1.json").write_text(json.dumps([trial.model_dump()]))
+        decision = a_decision(removed=(0, 1, 2), share=0.75)
+        resumed(context, decision)
         first, again = stage.run(artifact, context), stage.run(artifact, context)
         assert first.blueprint == again.blueprint
-        assert context.journal.facts["engines timed"] == [trial.model_dump()]
+        assert context.journal.facts["engines timed"] == [trial.model_dump() for trial in decision.trials]
+
+    def test_the_steps_of_one_budget_share_what_was_asked(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context()
+        for step, share in ((1, 0.89), (2, 0.79)):
+            decision = a_decision(removed=(0,), share=share)
+            resumed(context, decision, step)
+        stage = Prune(keep=Budget(latency=0.8), recover=Recovery(epochs=0), steps=2)
+        assert len(stage.run(new_artifact(width=32), context).blueprint.edits) == 2
+        facts: Any = context.journal.facts
+        assert facts["latency"] == {"asked": 0.8, "predicted by the table": 0.79, "measured": 0.79}
+
+    def test_a_miss_of_more_than_five_per_cent_is_said(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        progress = Heard()
+        context = dataclasses.replace(new_context(), progress=progress)
+        resumed(context, a_decision(removed=(0,), share=0.6))
+        Prune(keep=Budget(latency=0.8), recover=UNTRAINED).run(new_artifact(width=32), context)
+        assert any("60.0% of the latency, asked were 80.0%" in line for line in progress.lines)
 
     def test_a_latency_out_of_reach_is_an_error_that_says_what_can_be_reached(
         self, new_artifact: NewArtifact, new_context: NewContext
     ) -> None:
         context = new_context()
-        trial = Trial(blocks_removed=9, share=0.613, p50_ms=0.6, uncut_p50_ms=1.0)
-        (context.checkpoints / "latency-1.json").write_text(json.dumps([trial.model_dump()]))
+        missed = a_decision(removed=(0,), share=0.613).model_copy(update={"removed": None, "measured": None})
+        resumed(context, missed)
         with pytest.raises(StageError, match=r"61\.3% remain.*Mend: `keep: \{latency: 0\.62\}`"):
             Prune(keep=Budget(latency=0.01), recover=UNTRAINED).run(new_artifact(width=16), context)
 
