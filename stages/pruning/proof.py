@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...pipeline.blueprint import layer_sizes
-from .channels import Channels, CutError, Kept, scaled
+from .channels import Channels, CutError, Kept, groups_left, scaled
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference allowed, relative to the largest output; only the order of summation differs."""
@@ -21,9 +21,9 @@ def silenced(model: nn.Module, kept: Kept) -> nn.Module:
     """A copy in which the channels that a cut removes are zero wherever a layer writes or reads them.
 
     Where they are read, too, because an activation such as sigmoid makes something of a zero. A LayerNorm takes its
-    mean over the channels that are kept, and a root-mean-square norm likewise: with zeros among them it would be
-    another network, which no cut one could be equal to. Channels whose weights a cut scales are scaled back behind
-    their layer: what is left of the scale is its rounding.
+    mean over the channels that are kept, and norms of groups or by root mean square likewise: with zeros among them it
+    would be another network, which no cut one could be equal to. Channels whose weights a cut scales are scaled back
+    behind their layer: what is left of the scale is its rounding.
     """
     silent = deepcopy(model)
     sizes = layer_sizes(model)
@@ -36,9 +36,12 @@ def silenced(model: nn.Module, kept: Kept) -> nn.Module:
             layer.load_state_dict(scaled(layer, channels))
             layer.register_forward_hook(_scaled_back(channels))
         if len(channels.written) < size.out_channels:
-            normalizes = isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
-            hook = _normed_alone(layer, channels.written) if normalizes else _written_mask(layer, channels.written)
-            layer.register_forward_hook(hook)
+            normalizes = isinstance(layer, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm))
+            if normalizes:
+                narrow = _narrow(layer, channels.written, groups_left(size, channels, path))
+                layer.register_forward_hook(_normed_alone(narrow, channels.written))
+            else:
+                layer.register_forward_hook(_written_mask(layer, channels.written))
         if len(channels.read) < size.in_channels:
             layer.register_forward_pre_hook(_read_mask(layer, channels.read))
     return silent
@@ -62,17 +65,23 @@ def _silence(model: nn.Module, path: str, channels: Channels) -> None:
         tensor.index_fill_(channels.dim or 0, removed.nonzero().flatten(), 0)
 
 
-def _normed_alone(layer: nn.LayerNorm | nn.RMSNorm, kept: tuple[int, ...]) -> Callable[..., Tensor]:
-    narrow = deepcopy(layer)
-    narrow.normalized_shape = (len(kept),)
-    for name, parameter in layer.named_parameters():
+def _narrow(norm: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm, kept: tuple[int, ...], groups: int) -> nn.Module:
+    narrow = deepcopy(norm)
+    if isinstance(narrow, nn.GroupNorm):
+        narrow.num_channels, narrow.num_groups = len(kept), groups
+    else:
+        narrow.normalized_shape = (len(kept),)
+    for name, parameter in norm.named_parameters():
         setattr(narrow, name, nn.Parameter(parameter[list(kept)]))
+    return narrow
 
+
+def _normed_alone(narrow: nn.Module, kept: tuple[int, ...]) -> Callable[..., Tensor]:
     def normed(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         narrow.to(output.dtype)
-        alone = torch.zeros_like(output)
-        alone[..., list(kept)] = narrow(arguments[0][..., list(kept)])
-        return alone
+        dim = 1 if isinstance(narrow, nn.GroupNorm) else output.ndim - 1
+        where = torch.tensor(kept)
+        return torch.zeros_like(output).index_copy(dim, where, narrow(arguments[0].index_select(dim, where)))
 
     return normed
 

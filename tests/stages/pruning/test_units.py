@@ -222,6 +222,21 @@ TREAT_ALIKE: list[Between] = [
 
 
 class TestOperators:
+    @pytest.mark.parametrize(
+        "norm", [nn.RMSNorm(8), nn.LayerNorm(8, elementwise_affine=False), nn.BatchNorm1d(8)], ids=str
+    )
+    def test_norms_lose_any_channels(self, norm: nn.Module) -> None:
+        grouping = of_module(nn.Sequential(nn.Linear(4, 8), norm, nn.ReLU(), nn.Linear(8, 3)), 4)
+        assert units(grouping) == {"0": 8}
+        assert reasons(grouping) == ""
+
+    @pytest.mark.parametrize(("groups", "expected"), [(4, 2), (1, 8), (8, 8)])
+    def test_norms_of_groups_lose_as_many_channels_of_each(self, groups: int, expected: int) -> None:
+        pooled = (nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3))
+        grouping = of_module(nn.Sequential(nn.Conv1d(1, 8, 1), nn.GroupNorm(groups, 8), *pooled), 1, 5)
+        assert units(grouping) == {"0": expected}
+        assert reasons(grouping) == ""
+
     def test_halves_by_slices_that_adapt_lose_the_same_positions(self) -> None:
         grouping = of_module(Sliced(8, adapts=True), 1, 6, 6)
         assert (grouping.groups[0].name, grouping.groups[0].num_units, grouping.groups[0].parts) == ("stem", 8, 2)
