@@ -313,6 +313,20 @@ class BiasedByHead(nn.Module):
         return self.project((scores.softmax(-1) @ value).transpose(1, 2).flatten(2)).mean(1)
 
 
+class BySums(nn.Module):
+    """Attention written in Einstein's notation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.query, self.key, self.value = 4, nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(8, 16)
+        self.project = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.query, self.key, self.value))
+        scores = torch.einsum("bihd,bjhd->bhij", query, key).softmax(-1)
+        return self.project(torch.einsum("bhij,bjhd->bihd", scores, value).flatten(2)).mean(1)
+
+
 def of_heads(model: nn.Module, inputs: Inputs) -> Grouping:
     return trusted(model, channel_groups(model, inputs, set(), heads=True), inputs)
 
@@ -329,6 +343,11 @@ class TestHeads:
         pruned, edit = cut(model, kept_channels(model, [(heads[0], [1, 3])]))
         assert pruned.get_submodule("layers.0.attention").heads == 2
         assert edit.attributes == {"layers.0.attention.heads": 2}
+
+    def test_and_widths_are_followed_through_einsteins_sums(self) -> None:
+        model = seeded(BySums)
+        assert units(proven(model, image(5, 8))) == {"query": 3, "value": 4}
+        assert units(of_heads(model, image(5, 8))) == {"query": 4}
 
     def test_take_a_bias_of_their_own_along(self) -> None:
         model = seeded(BiasedByHead)
