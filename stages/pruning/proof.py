@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...pipeline.blueprint import layer_sizes
+from ...pipeline.errors import StageError
 from .channels import Channels, CutError, Kept, groups_left, scaled
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -134,18 +135,24 @@ def demand_equal(
 ) -> None:
     """Raise CutError unless `pruned` computes what `silent` computes, on all of `inputs` and on the first sample.
 
-    `what` names `silent` in the message, and `why` what a difference means.
+    StageError where `silent` itself does not run on these. `what` names it in the message, and `why` what a difference
+    means.
     """
     dtype = _dtype(silent, inputs)
     pruned, silent = deepcopy(pruned).eval().to(dtype), silent.eval().to(dtype)
     for batch in _two_batches(inputs, dtype):
-        expected = cast(Tensor, silent(*batch))
+        try:
+            expected = cast(Tensor, silent(*batch))
+        except Exception as error:
+            raise StageError(
+                f"the model itself does not run on a batch of {len(batch[0])}, and a cut is proven on one sample and "
+                f"on several: {_first_line(error)}"
+            ) from error
         try:
             outputs = cast(Tensor, pruned(*batch))
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CutError(
-                f"the cut network does not run, as where code holds sizes or pads channels: {reason}"
+                f"the cut network does not run, as where code holds sizes or pads channels: {_first_line(error)}"
             ) from error
         if outputs.shape != expected.shape:
             raise CutError(
@@ -157,6 +164,10 @@ def demand_equal(
             raise CutError(
                 f"the cut network computes something else than {what} (outputs differ by up to {difference:.2g}): {why}"
             )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _two_batches(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[list[Tensor]]:
