@@ -220,6 +220,8 @@ def size_of(layer: nn.Module) -> LayerSize | None:
             if len(known.normalized_shape) == 1
             else None
         )
+    if isinstance(layer, nn.GroupNorm) and state <= _STATE:
+        return LayerSize(in_channels=0, out_channels=layer.num_channels, groups=layer.num_groups)
     if not state or not state <= _STATE:
         return None  # such as a layer under weight norm, whose size lies in tensors of other names
     if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
@@ -263,6 +265,8 @@ def _size_attributes(layer: nn.Module, size: LayerSize) -> dict[str, int | tuple
         return {"in_features": size.in_channels, "out_features": size.out_channels}
     if isinstance(layer, _LAYER_NORMS):
         return {"normalized_shape": (size.out_channels,)}
+    if isinstance(layer, nn.GroupNorm):
+        return {"num_channels": size.out_channels, "num_groups": size.groups}
     if isinstance(layer, nn.Embedding):
         return {"embedding_dim": size.out_channels}
     if isinstance(layer, nn.PReLU):

@@ -202,7 +202,7 @@ class Prune(Stage, frozen=True, extra="forbid"):
         grouping = replace(grouping, groups=tuple(each.group for each in found), left_alone=left_alone)
         for left in left_alone if step == 1 else ():
             context.progress.say(f"{self.step_name}: {left}")
-        if self.heads and not any(group.heads for group in grouping.groups):
+        if self.heads and step == 1 and not any(group.heads for group in grouping.groups):
             raise StageError(
                 f"{self.step_name}: `heads: true`, but there is no attention that can lose a head{_reasons(grouping)}. "
                 "Mend: drop `heads`, so that every head loses the same width"

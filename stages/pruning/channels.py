@@ -91,12 +91,20 @@ def _cut_state(layer: nn.Module, size: LayerSize, channels: Channels, path: str)
     if isinstance(layer, nn.Embedding):
         return {"weight": tensors["weight"][:, written]}, 1
     if size.in_channels == 0:
-        return state, 1
+        return state, groups_left(size, channels, path)
     transposed = getattr(layer, "transposed", False)
     blocks = list(_weight_blocks(tensors["weight"], size, channels, transposed=transposed))
     if len({block.shape for block in blocks}) != 1 or blocks[0].numel() == 0:
         raise CutError(f"the {size.groups} groups of `{path}` would be left with unequal numbers of channels")
     return state | {"weight": torch.cat(blocks)}, len(blocks)
+
+
+def groups_left(size: LayerSize, channels: Channels, path: str) -> int:
+    """How many groups a norm is left with. Raises CutError where they would be unequal."""
+    counts = {len(kept) for kept in _by_group(channels.written, size.out_channels, size.groups)} - {0}
+    if len(counts) > 1:
+        raise CutError(f"the {size.groups} groups of `{path}` would be left with unequal numbers of channels")
+    return len(channels.written) // counts.pop()
 
 
 def scaled(layer: nn.Module, channels: Channels) -> dict[str, Tensor]:

@@ -59,6 +59,15 @@ def _prelu(call: Call) -> Found:
     return _scaled(call, call.layer(), 1)
 
 
+def _group_norm(call: Call) -> Found:
+    path, groups = call.layer(), call.argument("num_groups")
+    found = _scaled(call, path, 1)
+    if path is not None and found is not None and groups > 1:
+        channels = call.trace.writes[path]
+        call.trace.splits.append(Split(channels, 0, (groups, len(channels) // groups), path))
+    return found
+
+
 def _layer_norm(call: Call) -> Found:
     if len(call.argument("normalized_shape")) != 1:
         return call.stuck(f"{call.place} takes the mean over more than them")
@@ -94,6 +103,7 @@ LAYERS: dict[str, Callable[[Call], Found]] = {
 NORMS: dict[str, Callable[[Call], Found]] = {
     "batch_norm": _batch_norm,
     "instance_norm": _batch_norm,
+    "group_norm": _group_norm,
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
     "prelu": _prelu,

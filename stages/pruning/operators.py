@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .labels import broadcast_shape, spread_out_together
+from .labels import broadcast_shape, spread_out, spread_out_together
 from .layers import LAYERS, NORMS
 from .moves import MOVES
 from .products import PRODUCTS
@@ -88,7 +88,7 @@ def _met(call: Call, channels: Tensor, other: Tensor) -> Tensor:
         labels.stick(narrow.amax(over, keepdim=True)[several], "they scale several channels at once")
         alone = ~several.expand(wide.shape)
         labels.join(wide[alone], narrow[alone], CONSTANT)
-    return channels if bool((channels != 0).all()) else torch.where(channels != 0, channels, other)
+    return channels if bool((spread_out(channels) != 0).all()) else torch.where(channels != 0, channels, other)
 
 
 def _several(call: Call, wide: Tensor, over: tuple[int, ...]) -> Tensor:
@@ -116,8 +116,11 @@ def _reduced(call: Call) -> Found:
 
 def _along(call: Call) -> Found:
     labels = call.labels("self")
-    if labels is not None and call.trace.labels.varies(labels, call.argument("dim", -1)):
+    dim = call.argument("dim", -1)
+    if labels is not None and call.trace.labels.along(labels, dim) is not None:
         call.stuck(f"`{call.name}` in {call.place} goes over them")
+    elif labels is not None:
+        call.trace.labels.join_along(labels, (dim % labels.ndim,), CONSTANT)
     return [labels, None] if isinstance(call.value, tuple) else labels
 
 
@@ -125,8 +128,9 @@ def _windows(call: Call) -> Found:
     labels = next(labels for _, labels in call.tensors() if labels is not None)
     spatial = next(int(letter) for letter in call.name if letter.isdigit())
     dims = range(labels.ndim - spatial, labels.ndim)
-    if any(call.trace.labels.varies(labels, dim) for dim in dims):
+    if any(call.trace.labels.along(labels, dim) is not None for dim in dims):
         return call.stuck()
+    call.trace.labels.join_along(labels, tuple(dims), CONSTANT)
     found = labels[(..., *(slice(0, 1) for _ in dims))].expand(call.values[0].shape)
     return [found, None] if isinstance(call.value, tuple) else found
 

@@ -1,6 +1,7 @@
 """What products of two activations do with channels: attention's scores, and the means that it takes of the values."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,39 @@ def _attention(call: Call) -> Found:
     if bias is not None:
         call.trace.labels.join(scores, bias, ALONE)
     return product(call, scores, value)
+
+
+def _einsum(call: Call) -> Found:
+    """Two operands whose letters are a batch, rows, columns, and what is summed over: a product of matrices."""
+    equation: str = call.argument("equation").replace(" ", "")
+    operands, _, result = equation.partition("->")
+    letters, tensors = operands.split(","), call.tensors()
+    if len(letters) != 2 or len(tensors) != 2 or "." in equation or not result:
+        return call.stuck()
+    first, second = letters
+    batch = "".join(letter for letter in first if letter in second and letter in result)
+    summed = "".join(letter for letter in first if letter in second and letter not in result)
+    rows = "".join(letter for letter in first if letter not in second)
+    columns = "".join(letter for letter in second if letter not in first)
+    if not {*rows, *columns} <= {*result} or any(len({*each}) < len(each) for each in letters):
+        return call.stuck()
+    sizes = {
+        letter: size
+        for each, (value, _) in zip(letters, tensors, strict=True)
+        for letter, size in zip(each, value.shape, strict=True)
+    }
+
+    def arranged(number: int, *parts: str) -> Tensor:
+        labels = _or_none(*tensors[number]).permute(
+            [letters[number].index(letter) for letter in "".join((batch, *parts))]
+        )
+        return labels.reshape(
+            [*(sizes[each] for each in batch), *(prod(sizes[each] for each in part) for part in parts)]
+        )
+
+    made = product(call, arranged(0, rows, summed), arranged(1, summed, columns))
+    order = batch + rows + columns
+    return made.reshape([sizes[letter] for letter in order]).permute([order.index(letter) for letter in result])
 
 
 def _or_none(value: Tensor, labels: Tensor | None) -> Tensor:
@@ -94,6 +128,7 @@ def _passed(call: Call, rows: Tensor, columns: Tensor) -> Tensor:
 
 PRODUCTS: dict[str, Callable[[Call], Found]] = {
     **dict.fromkeys(("matmul", "bmm", "mm"), _matmul),
+    "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
 }
 """By operator name."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...pipeline.blueprint import layer_sizes
-from .channels import Channels, CutError, Kept, scaled
+from ...pipeline.errors import StageError
+from .channels import Channels, CutError, Kept, groups_left, scaled
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference allowed, relative to the largest output; only the order of summation differs."""
@@ -21,9 +22,9 @@ def silenced(model: nn.Module, kept: Kept) -> nn.Module:
     """A copy in which the channels that a cut removes are zero wherever a layer writes or reads them.
 
     Where they are read, too, because an activation such as sigmoid makes something of a zero. A LayerNorm takes its
-    mean over the channels that are kept, and a root-mean-square norm likewise: with zeros among them it would be
-    another network, which no cut one could be equal to. Channels whose weights a cut scales are scaled back behind
-    their layer: what is left of the scale is its rounding.
+    mean over the channels that are kept, and norms of groups or by root mean square likewise: with zeros among them it
+    would be another network, which no cut one could be equal to. Channels whose weights a cut scales are scaled back
+    behind their layer: what is left of the scale is its rounding.
     """
     silent = deepcopy(model)
     sizes = layer_sizes(model)
@@ -36,9 +37,12 @@ def silenced(model: nn.Module, kept: Kept) -> nn.Module:
             layer.load_state_dict(scaled(layer, channels))
             layer.register_forward_hook(_scaled_back(channels))
         if len(channels.written) < size.out_channels:
-            normalizes = isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
-            hook = _normed_alone(layer, channels.written) if normalizes else _written_mask(layer, channels.written)
-            layer.register_forward_hook(hook)
+            normalizes = isinstance(layer, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm))
+            if normalizes:
+                narrow = _narrow(layer, channels.written, groups_left(size, channels, path))
+                layer.register_forward_hook(_normed_alone(narrow, channels.written))
+            else:
+                layer.register_forward_hook(_written_mask(layer, channels.written))
         if len(channels.read) < size.in_channels:
             layer.register_forward_pre_hook(_read_mask(layer, channels.read))
     return silent
@@ -62,17 +66,23 @@ def _silence(model: nn.Module, path: str, channels: Channels) -> None:
         tensor.index_fill_(channels.dim or 0, removed.nonzero().flatten(), 0)
 
 
-def _normed_alone(layer: nn.LayerNorm | nn.RMSNorm, kept: tuple[int, ...]) -> Callable[..., Tensor]:
-    narrow = deepcopy(layer)
-    narrow.normalized_shape = (len(kept),)
-    for name, parameter in layer.named_parameters():
+def _narrow(norm: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm, kept: tuple[int, ...], groups: int) -> nn.Module:
+    narrow = deepcopy(norm)
+    if isinstance(narrow, nn.GroupNorm):
+        narrow.num_channels, narrow.num_groups = len(kept), groups
+    else:
+        narrow.normalized_shape = (len(kept),)
+    for name, parameter in norm.named_parameters():
         setattr(narrow, name, nn.Parameter(parameter[list(kept)]))
+    return narrow
 
+
+def _normed_alone(narrow: nn.Module, kept: tuple[int, ...]) -> Callable[..., Tensor]:
     def normed(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         narrow.to(output.dtype)
-        alone = torch.zeros_like(output)
-        alone[..., list(kept)] = narrow(arguments[0][..., list(kept)])
-        return alone
+        dim = 1 if isinstance(narrow, nn.GroupNorm) else output.ndim - 1
+        where = torch.tensor(kept)
+        return torch.zeros_like(output).index_copy(dim, where, narrow(arguments[0].index_select(dim, where)))
 
     return normed
 
@@ -125,18 +135,24 @@ def demand_equal(
 ) -> None:
     """Raise CutError unless `pruned` computes what `silent` computes, on all of `inputs` and on the first sample.
 
-    `what` names `silent` in the message, and `why` what a difference means.
+    StageError where `silent` itself does not run on these. `what` names it in the message, and `why` what a difference
+    means.
     """
     dtype = _dtype(silent, inputs)
     pruned, silent = deepcopy(pruned).eval().to(dtype), silent.eval().to(dtype)
     for batch in _two_batches(inputs, dtype):
-        expected = cast(Tensor, silent(*batch))
+        try:
+            expected = cast(Tensor, silent(*batch))
+        except Exception as error:
+            raise StageError(
+                f"the model itself does not run on a batch of {len(batch[0])}, and a cut is proven on one sample and "
+                f"on several: {_first_line(error)}"
+            ) from error
         try:
             outputs = cast(Tensor, pruned(*batch))
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CutError(
-                f"the cut network does not run, as where code holds sizes or pads channels: {reason}"
+                f"the cut network does not run, as where code holds sizes or pads channels: {_first_line(error)}"
             ) from error
         if outputs.shape != expected.shape:
             raise CutError(
@@ -148,6 +164,10 @@ def demand_equal(
             raise CutError(
                 f"the cut network computes something else than {what} (outputs differ by up to {difference:.2g}): {why}"
             )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _two_batches(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[list[Tensor]]:

@@ -20,15 +20,19 @@ def trusted(model: nn.Module, grouping: Grouping, inputs: Mapping[str, Tensor]) 
     few are bad, and a proof runs the model four times. A bad one that can be understood otherwise is tried so.
     """
     good: list[ChannelGroup] = []
-    left_alone: list[LeftAlone] = []
+    alone: list[ChannelGroup] = []
     problems: dict[str, str] = {}
     tried = grouping.groups
     while tried:
         bad = _bad(model, tried, inputs)
         good += (group for group in tried if all(group is not other for other, _ in bad))
         problems = {group.name: problem for group, problem in bad} | problems  # the first way's is the reason
-        left_alone += (LeftAlone(group.layers, problems[group.name]) for group, _ in bad if group.otherwise is None)
+        alone += (group for group, _ in bad if group.otherwise is None)
         tried = tuple(group.otherwise for group, _ in bad if group.otherwise is not None)
+    cut_too = {layer for group in good for layer in group.layers}
+    left_alone = (
+        LeftAlone(group.layers, problems[group.name], some=not cut_too.isdisjoint(group.layers)) for group in alone
+    )
     order = {group.name: position for position, group in enumerate(grouping.groups)}
     good.sort(key=lambda group: order[group.name])
     return replace(grouping, groups=tuple(good), left_alone=(*grouping.left_alone, *left_alone))

@@ -18,6 +18,7 @@ from .operators import labels_of
 from .selection import shared_paths
 from .tracing import CONSTANT, Trace, traced
 
+HEADS = "there is one for each head, and heads go with `heads: true` only"
 INSEPARABLE = "each of them goes with all the others, as where parts of equal size are shuffled"
 
 
@@ -35,10 +36,12 @@ def channel_groups(
     units = _units(model, trace)
     outputs = {label for labels in trace.outputs for label in distinct(trace.labels.now(labels))}
     stuck, shared = trace.labels.stuck(), shared_paths(model)
+    of_heads = set[int]() if heads else head_labels(trace)
     free: list[Unit] = []
     stays: dict[str, list[Unit]] = {}
     for unit in units:
         reason = _ignored(unit, ignored) or _shared(unit, shared) or stuck.get(unit.label)
+        reason = reason or (HEADS if unit.label in of_heads else None)
         if unit.label in outputs or not unit.layers:
             continue
         if reason:

@@ -14,6 +14,7 @@ import torch
 from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget, optimized
 from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.blueprint import Resize
 from potstill.pipeline.data import Dataset
 from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.prune import Budget, Prune
@@ -28,6 +29,13 @@ UNTRAINED = Recovery(epochs=0)
 PRUNE = Prune(keep=Budget(channels=0.85), round_to=4, criterion="l2", recover=UNTRAINED)
 FACTORIZE = Factorize(keep=Keep(energy=0.8), recover=UNTRAINED)
 QUANTIZE = Quantize(recover=UNTRAINED)
+STREAMS = {
+    "convnext": ("2.norm", "2.scale"),
+    "vit_split_qkv": ("token", "positions", "norm"),
+    "vit_fused_qkv": ("token", "positions", "norm"),
+    "text_encoder": ("words", "positions", "norm"),
+}
+"""Some of what a transformer's stream passes: it is narrower behind `prune`."""
 FLOAT_LAYERS = {"lstm": {"recurrent"}, "gru": {"recurrent"}}
 """For which ONNX Runtime has no int8 kernel."""
 
@@ -106,6 +114,9 @@ class TestInt8:
 def test_all_stages_one_after_another_end_in_an_engine_that_reloads_bit_equal(family: str, tmp_path: Path) -> None:
     data = family_data(family)
     artifact = through((PRUNE, FACTORIZE, QUANTIZE), family_artifact(family, data), data, tmp_path / "stages")
+    pruned = artifact.blueprint.edits[0]
+    assert isinstance(pruned, Resize)
+    assert set(STREAMS.get(family, ())) <= {*pruned.layers, *pruned.tensors}
     int8_engine(artifact, data, tmp_path)
     artifact.save(tmp_path / "artifact", data.example())
     with torch.no_grad():

@@ -92,6 +92,7 @@ class TestResizing:
             (nn.PReLU(8), LayerSize(in_channels=0, out_channels=6), (2, 6, 3)),
             (nn.LayerNorm(8, eps=0.1), LayerSize(in_channels=0, out_channels=6), (2, 6)),
             (nn.LayerNorm(8, elementwise_affine=False), LayerSize(in_channels=0, out_channels=6), (2, 6)),
+            (nn.GroupNorm(4, 8), LayerSize(in_channels=0, out_channels=6, groups=3), (2, 6, 3)),
             (nn.RMSNorm(8), LayerSize(in_channels=0, out_channels=6), (2, 6)),
             (nn.Embedding(5, 8, padding_idx=0), LayerSize(in_channels=0, out_channels=6), (2,)),
         ],
@@ -113,6 +114,8 @@ class TestResizing:
             "num_features",
             "num_parameters",
             "normalized_shape",
+            "num_channels",
+            "num_groups",
             "embedding_dim",
         }
         for name, value in vars(layer).items():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from potstill.pipeline.errors import StageError
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.stages.pruning.channels import Channels, CutError, Kept, all_channels, cut
 from potstill.stages.pruning.groups import kept_channels
@@ -179,6 +180,14 @@ def test_a_network_without_batch_one_is_caught() -> None:
     model = FixedBatch()
     kept = Kept({"hidden": Channels((0, 1, 2, 3), (0, 1)), "linear": Channels((0, 1), (0, 1))})
     with pytest.raises(CutError, match="does not run"):
+        prove(model, cut(model, kept)[0], kept, {"x": torch.randn(2, 4)})
+
+
+def test_a_model_that_does_not_run_on_one_sample_is_refused() -> None:
+    # torch takes no statistics over groups of one value.
+    model = nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(4, 4), nn.Linear(4, 2)).eval()
+    kept = Kept(all_channels(model))
+    with pytest.raises(StageError, match="the model itself does not run on a batch of 1"):
         prove(model, cut(model, kept)[0], kept, {"x": torch.randn(2, 4)})
 
 

@@ -222,6 +222,21 @@ TREAT_ALIKE: list[Between] = [
 
 
 class TestOperators:
+    @pytest.mark.parametrize(
+        "norm", [nn.RMSNorm(8), nn.LayerNorm(8, elementwise_affine=False), nn.BatchNorm1d(8)], ids=str
+    )
+    def test_norms_lose_any_channels(self, norm: nn.Module) -> None:
+        grouping = of_module(nn.Sequential(nn.Linear(4, 8), norm, nn.ReLU(), nn.Linear(8, 3)), 4)
+        assert units(grouping) == {"0": 8}
+        assert reasons(grouping) == ""
+
+    @pytest.mark.parametrize(("groups", "expected"), [(4, 2), (1, 8), (8, 8)])
+    def test_norms_of_groups_lose_as_many_channels_of_each(self, groups: int, expected: int) -> None:
+        pooled = (nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3))
+        grouping = of_module(nn.Sequential(nn.Conv1d(1, 8, 1), nn.GroupNorm(groups, 8), *pooled), 1, 5)
+        assert units(grouping) == {"0": expected}
+        assert reasons(grouping) == ""
+
     def test_halves_by_slices_that_adapt_lose_the_same_positions(self) -> None:
         grouping = of_module(Sliced(8, adapts=True), 1, 6, 6)
         assert (grouping.groups[0].name, grouping.groups[0].num_units, grouping.groups[0].parts) == ("stem", 8, 2)
@@ -298,12 +313,26 @@ class BiasedByHead(nn.Module):
         return self.project((scores.softmax(-1) @ value).transpose(1, 2).flatten(2)).mean(1)
 
 
+class BySums(nn.Module):
+    """Attention written in Einstein's notation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.query, self.key, self.value = 4, nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(8, 16)
+        self.project = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.query, self.key, self.value))
+        scores = torch.einsum("bihd,bjhd->bhij", query, key).softmax(-1)
+        return self.project(torch.einsum("bhij,bjhd->bihd", scores, value).flatten(2)).mean(1)
+
+
 def of_heads(model: nn.Module, inputs: Inputs) -> Grouping:
     return trusted(model, channel_groups(model, inputs, set(), heads=True), inputs)
 
 
 class TestHeads:
-    @pytest.mark.parametrize("family", ["vit_split_qkv", "vit_fused_qkv", "text_encoder"])
+    @pytest.mark.parametrize("family", ["vit_fused_qkv", "text_encoder"])
     def test_go_whole_and_the_number_that_code_reads_falls(self, family: str) -> None:
         model = FAMILIES[family].network()
         grouping = of_heads(model, FAMILIES[family].example(3))
@@ -315,6 +344,11 @@ class TestHeads:
         assert pruned.get_submodule("layers.0.attention").heads == 2
         assert edit.attributes == {"layers.0.attention.heads": 2}
 
+    def test_and_widths_are_followed_through_einsteins_sums(self) -> None:
+        model = seeded(BySums)
+        assert units(proven(model, image(5, 8))) == {"query": 3, "value": 4}
+        assert units(of_heads(model, image(5, 8))) == {"query": 4}
+
     def test_take_a_bias_of_their_own_along(self) -> None:
         model = seeded(BiasedByHead)
         grouping = of_heads(model, image(5, 8))
@@ -322,6 +356,7 @@ class TestHeads:
         assert ("bias", 0) in {(member.path, member.dim) for member in group.members}
         pruned, _ = cut(model, kept_channels(model, [(group, [0])]))
         assert pruned.get_parameter("bias").shape == (3, 5, 5)
+        assert "bias keeps its channels: there is one for each head" in reasons(proven(model, image(5, 8)))
 
     def test_whose_width_is_an_attribute_go_with_it(self) -> None:
         model = seeded(lambda: nn.Sequential(nn.Linear(4, 12), OfLibraries(joined="attribute")))
