@@ -23,7 +23,7 @@ from .latency import compare
 from .measurement import Accuracy, Audit, Comparison, EngineMeasurement, OperatorTime, Parity, Value
 from .onnx_file import OUTPUT, OnnxMetadata, exported
 from .parity import demand_parity, numpy_inputs, parity_of
-from .target import FLOAT, Target
+from .target import QUANTIZED, Target
 
 __all__ = [
     "BuiltEngine",
@@ -93,7 +93,7 @@ def build_engine(
         parity = parity_of(engine, artifact, data, precision)
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = None
-    if precision != FLOAT and artifact.quantization is not None:
+    if precision in QUANTIZED and artifact.quantization is not None:
         audit = without_float_layers(target.audit(file), artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
     built = BuiltEngine(

@@ -14,7 +14,7 @@ from ..pipeline.errors import ExportError, MissingDependency
 from ..pipeline.grouped_weights import dequantize_linear
 from ..pipeline.quantization import capture, dynamic_batch
 from ..pipeline.quiet import quiet
-from .target import FLOAT
+from .target import QUANTIZED
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -89,7 +89,7 @@ def layer_name(node: "NodeProto") -> str:
 
 
 def _graph(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor]) -> nn.Module:
-    if precision == FLOAT:
+    if precision not in QUANTIZED:
         return capture(artifact.model, inputs)
     if artifact.quantization is None or artifact.quantization.scheme != precision:
         quantized = "not quantized" if artifact.quantization is None else f"quantized to {artifact.quantization.scheme}"
