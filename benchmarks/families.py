@@ -41,6 +41,7 @@ from potstill.pipeline.networks.shufflenet_v2 import ShuffleNetV2
 from potstill.pipeline.networks.vgg import VGG
 from potstill.pipeline.networks.vit import ViT
 from potstill.pipeline.networks.wrn import WideResNet
+from potstill.pipeline.processor import has_int8_dot_product
 from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.quantize import Quantize
@@ -210,7 +211,7 @@ def quantized_by_onnxruntime(floats: Path, file: Path, data: Dataset) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            reduce_range=True,  # 7 bits, as ours on a processor without VNNI
+            reduce_range=not has_int8_dot_product(),  # 7 bits there, as ours
         )
 
 

@@ -88,8 +88,9 @@ def _belongs(path: str, layer: str) -> bool:
 
 def _float_islands(audit: Audit | None) -> Iterator[str]:
     # Only int8 activations cost a change of format on the way to a float layer and back.
-    in_int8 = audit is not None and audit.precision == "int8"
-    islands = [layer for layer in audit.layers if layer.precision == "float"] if in_int8 else []
+    if audit is None or audit.precision != "int8":
+        return
+    islands = [layer for layer in audit.layers if layer.precision == "float"]
     if islands:
         named = ", ".join(f"`{layer.name}` ({layer.reason})" for layer in islands[:SLOWER_LAYERS])
         more = f" and {len(islands) - SLOWER_LAYERS} more" if len(islands) > SLOWER_LAYERS else ""

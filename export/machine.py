@@ -17,7 +17,7 @@ DECISIVE_FLAGS = (
 """The instruction sets for which runtimes have kernels of their own."""
 
 LIBRARIES = (
-    *("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "numpy", "scikit-learn"),
 )
 

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from ..pipeline.bench import Verdict
+from ..pipeline.bench import Aim, Verdict
 
 P99_SAMPLES = 1000
 """Below this a 99th percentile hangs on fewer than ten samples, and is not given."""
@@ -123,8 +123,10 @@ class Gate(Value):
     comparison: Comparison
     compresses: bool
     """Whether the step is there to make the engine faster or smaller."""
+    aim: Aim = "speed"
+    """Which of the two."""
     diagnosis: tuple[str, ...]
-    """Sentences; empty where the engine is faster, and for steps that do not compress."""
+    """Sentences; empty where the engine is faster or need not be, and for steps that do not compress."""
 
 
 class Parity(Value):

@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +14,9 @@ from ..pipeline.errors import ExportError, MissingDependency
 from ..pipeline.grouped_weights import dequantize_linear
 from ..pipeline.quantization import capture, dynamic_batch
 from ..pipeline.quiet import quiet
+from ..pipeline.sharing import plain
+from ..pipeline.sparsity import holds
+from .codebooks import with_codebooks
 from .target import QUANTIZED
 
 if TYPE_CHECKING:
@@ -41,20 +44,37 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
 
     `inputs` is an example batch; its names become the input names, its first dimension is left free. Equal weights
     give equal bytes: names are counted anew and nothing of this machine is in the file. Raises ExportError when the
-    exporter or the ONNX checker refuses the model, or when the artifact is not quantized to the precision asked.
+    exporter or the ONNX checker refuses the model, when the artifact is not quantized to the precision asked, or when
+    layers that are recorded as 2:4 sparse are not.
     """
     model = _normalized(_graph(artifact, precision, inputs), inputs)
     if artifact.quantization is not None and artifact.quantization.weight_bits == 4:
         _pack_four_bits(model.graph)
+    with_codebooks(model, artifact.model)
     for key, value in (
         ("recipe_hash", metadata.recipe_hash),
         ("stage", metadata.stage),
         ("precision", precision),
         ("classes", json.dumps(metadata.classes, ensure_ascii=False)),
+        *_sparsity(artifact),
     ):
         model.metadata_props.add(key=f"potstill.{key}", value=value)
     check(model)
     return model
+
+
+def _sparsity(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    """The mark of 2:4 sparse layers, for runtimes that look for the pattern only when told."""
+    layers = artifact.blueprint.sparse_layers
+    for path in layers:
+        weight = artifact.model.get_submodule(path).weight
+        assert isinstance(weight, Tensor)
+        if not holds(weight):
+            raise ExportError(
+                f"`{path}` is recorded as 2:4 sparse, but of some four weights more than two are not zero"
+            )
+    if layers:
+        yield "sparsity", json.dumps({"pattern": "2:4", "layers": layers})
 
 
 def exported_layer(layer: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
@@ -90,7 +110,7 @@ def layer_name(node: "NodeProto") -> str:
 
 def _graph(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor]) -> nn.Module:
     if precision not in QUANTIZED:
-        return capture(artifact.model, inputs)
+        return capture(plain(artifact.model), inputs)
     if artifact.quantization is None or artifact.quantization.scheme != precision:
         quantized = "not quantized" if artifact.quantization is None else f"quantized to {artifact.quantization.scheme}"
         raise ExportError(

@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # the process that runs an engine reads this module, and impo
     from .artifact import Artifact
 
 Verdict = Literal["faster", "slower", "no significant difference"]
+Aim = Literal["speed", "size"]
+"""What a compression is held to: a faster engine, or a smaller file of it."""
 
 
 class Beside(BaseModel):

@@ -10,9 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from .bottleneck import Bottleneck
+from .compact_filters import Compact
 from .cost import CONVOLUTIONS, TRANSPOSED
 from .errors import ArtifactError
+from .factors import Factors, factored
 from .models import ModelReference, build
+from .sharing import Cluster
+from .structure import submodule as _submodule
 
 
 class _Frozen(BaseModel):
@@ -20,32 +24,36 @@ class _Frozen(BaseModel):
 
 
 class LayerSize(_Frozen):
-    """The sizes of a resized layer: channels of convolutions and norms, features of linear layers."""
+    """The sizes of a resized layer: channels of convolutions and norms, features of linear layers and embeddings."""
 
     in_channels: int
-    """0 for norms and PReLU, which have one size only."""
+    """0 for norms, PReLU and embeddings, which have one size only."""
     out_channels: int
     groups: int = 1
 
 
-class Factors(_Frozen):
-    """How a layer was split into a product of smaller ones."""
-
-    kind: Literal["svd", "tucker2", "spatial"]
-    ranks: tuple[int, ...]
-    """`svd`, `spatial`: the inner width; `tucker2`: those of input and output, full where that side stays whole."""
-
-
 class Resize(_Frozen):
-    """Layers that lost channels."""
+    """Layers that lost channels, and what else of a model holds their number."""
 
     edit: Literal["resize"] = "resize"
     layers: dict[str, LayerSize]
+    tensors: dict[str, tuple[int, ...]] = Field(default_factory=dict[str, tuple[int, ...]])
+    """The shapes of parameters and buffers outside of these layers, such as position embeddings, by name."""
+    attributes: dict[str, int] = Field(default_factory=dict[str, int])
+    """Integers that code reads from modules, such as the number of heads, by the module's path and their name."""
 
     def apply(self, model: nn.Module) -> None:
-        """Replace each layer by one of its new size, whose weights are still to be loaded."""
+        """Replace each layer and tensor by one of its new size, whose values are still to be loaded."""
         for path, size in self.layers.items():
             model.set_submodule(path, _resized(_submodule(model, path), size, path))
+        for path, shape in self.tensors.items():
+            owner, name = _held(model, path, torch.Tensor)
+            tensor = getattr(owner, name)
+            zeros = tensor.new_zeros(shape)
+            setattr(owner, name, nn.Parameter(zeros) if isinstance(tensor, nn.Parameter) else zeros)
+        for path, value in self.attributes.items():
+            owner, name = _held(model, path, int)
+            setattr(owner, name, value)
 
 
 class Factorize(_Frozen):
@@ -77,9 +85,27 @@ class FoldBatchNorm(_Frozen):
                     f"the blueprint folds `{norm_path}`, a {type(norm).__name__}, into `{layer_path}`, "
                     f"a {type(layer).__name__}: a batch norm folds into a convolution or linear layer only"
                 )
-            if layer.bias is None:
-                layer.bias = nn.Parameter(layer.weight.new_zeros(size.out_channels))
+            _add_bias(layer, size)
             model.set_submodule(norm_path, nn.Identity())
+
+
+class AddBias(_Frozen):
+    """Layers without a bias that were given one."""
+
+    edit: Literal["add_bias"] = "add_bias"
+    layers: tuple[str, ...]
+
+    def apply(self, model: nn.Module) -> None:
+        """Give each layer a bias of zero; its values are still to be loaded."""
+        for path in self.layers:
+            layer = _submodule(model, path)
+            size = size_of(layer)
+            if size is None or not hasattr(layer, "bias"):
+                raise ArtifactError(
+                    f"the blueprint gives `{path}`, a {type(layer).__name__}, a bias: only convolutions and linear "
+                    "layers can have one"
+                )
+            _add_bias(layer, size)
 
 
 class Insert(_Frozen):
@@ -111,7 +137,19 @@ class Bypass(_Frozen):
             model.set_submodule(path, nn.Identity())
 
 
-AnyEdit = Resize | Factorize | FoldBatchNorm | Insert | Bypass
+class Sparsify(_Frozen):
+    """Layers whose weights hold 2:4 sparsity; every later training leaves their zeros at zero."""
+
+    edit: Literal["sparsify"] = "sparsify"
+    layers: tuple[str, ...]
+
+    def apply(self, model: nn.Module) -> None:
+        """Nothing in the structure changes: the zeros come with the weights."""
+        for path in self.layers:
+            _submodule(model, path)  # refuses a path that the model does not have
+
+
+AnyEdit = Resize | Factorize | FoldBatchNorm | AddBias | Insert | Bypass | Cluster | Compact | Sparsify
 Edit = Annotated[AnyEdit, Field(discriminator="edit")]
 
 
@@ -131,19 +169,31 @@ class Blueprint(_Frozen):
             edit.apply(model)
         return model
 
+    @property
+    def sparse_layers(self) -> tuple[str, ...]:
+        """The paths of the layers whose weights hold 2:4 sparsity."""
+        return tuple(path for edit in self.edits if isinstance(edit, Sparsify) for path in edit.layers)
+
     def with_edit(self, edit: AnyEdit) -> "Blueprint":
         """The same blueprint with one more edit at its end."""
         return self.model_copy(update={"edits": (*self.edits, edit)})
 
 
-def _submodule(model: nn.Module, path: str) -> Any:
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
+def _add_bias(layer: Any, size: LayerSize) -> None:
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(size.out_channels))
+
+
+def _held(model: nn.Module, path: str, kind: type) -> tuple[Any, str]:
+    """The module that holds what `path` names, and its name there."""
+    parent, _, name = path.rpartition(".")
+    owner = _submodule(model, parent)
+    if not isinstance(getattr(owner, name, None), kind):
         raise ArtifactError(
-            f"the blueprint edits a layer `{path}` that the model does not have; the code of the model has changed "
-            "since the artifact was made"
-        ) from error
+            f"the blueprint edits `{path}`, which the model does not have; the code of the model has changed since the "
+            "artifact was made"
+        )
+    return owner, name
 
 
 _NORMS = (
@@ -154,6 +204,7 @@ _NORMS = (
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
 )
+_LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
 _STATE = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
@@ -161,6 +212,12 @@ def size_of(layer: nn.Module) -> LayerSize | None:
     """The size of a layer that `Resize` can change; None for every other module."""
     known: Any = layer
     state = {name for name, _ in chain(layer.named_parameters(), layer.named_buffers())}
+    if isinstance(layer, _LAYER_NORMS) and state <= _STATE:
+        return (
+            LayerSize(in_channels=0, out_channels=known.normalized_shape[0])
+            if len(known.normalized_shape) == 1
+            else None
+        )
     if not state or not state <= _STATE:
         return None  # such as a layer under weight norm, whose size lies in tensors of other names
     if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
@@ -169,6 +226,8 @@ def size_of(layer: nn.Module) -> LayerSize | None:
         return LayerSize(in_channels=known.in_features, out_channels=known.out_features)
     if isinstance(layer, _NORMS):
         return LayerSize(in_channels=0, out_channels=known.num_features)
+    if isinstance(layer, nn.Embedding):
+        return LayerSize(in_channels=0, out_channels=layer.embedding_dim)
     if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
         return LayerSize(in_channels=0, out_channels=layer.num_parameters)
     return None
@@ -197,9 +256,13 @@ def _resized(layer: nn.Module, size: LayerSize, path: str) -> nn.Module:
     return resized
 
 
-def _size_attributes(layer: nn.Module, size: LayerSize) -> dict[str, int]:
+def _size_attributes(layer: nn.Module, size: LayerSize) -> dict[str, int | tuple[int, ...]]:
     if isinstance(layer, nn.Linear):
         return {"in_features": size.in_channels, "out_features": size.out_channels}
+    if isinstance(layer, _LAYER_NORMS):
+        return {"normalized_shape": (size.out_channels,)}
+    if isinstance(layer, nn.Embedding):
+        return {"embedding_dim": size.out_channels}
     if isinstance(layer, nn.PReLU):
         return {"num_parameters": size.out_channels}
     if isinstance(layer, _NORMS):
@@ -212,77 +275,8 @@ def _shape(layer: nn.Module, name: str, tensor: torch.Tensor, size: LayerSize) -
         return ()
     if tensor.ndim == 1:
         return (size.out_channels,)
+    if isinstance(layer, nn.Embedding):
+        return (len(tensor), size.out_channels)
     if isinstance(layer, TRANSPOSED):
         return (size.in_channels, size.out_channels // size.groups, *tensor.shape[2:])
     return (size.out_channels, size.in_channels // size.groups, *tensor.shape[2:])
-
-
-def factored(layer: nn.Module, factors: Factors, path: str) -> nn.Sequential:
-    """The factors of a layer with untrained weights, the bias in the last one; a full `tucker2` rank needs no factor.
-
-    Raises ArtifactError where the kind of factors, or the number of ranks, is not for such a layer.
-    """
-    if isinstance(layer, nn.Linear) and factors.kind == "svd" and len(factors.ranks) == 1:
-        return _factored_linear(layer, *factors.ranks)
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
-        if factors.kind == "svd" and len(factors.ranks) == 1 and set(layer.kernel_size) == {1}:
-            return _factored_pointwise(layer, *factors.ranks)
-        if factors.kind == "tucker2" and len(factors.ranks) == 2:
-            return _factored_kernel(layer, *factors.ranks)
-        if factors.kind == "spatial" and len(factors.ranks) == 1:
-            return _factored_by_axes(layer, *factors.ranks)
-    raise ArtifactError(
-        f"the blueprint factorizes `{path}`, a {type(layer).__name__}, by {factors.kind} with ranks {factors.ranks}, "
-        "which do not fit such a layer"
-    )
-
-
-def _factored_linear(layer: nn.Linear, rank: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=_has_bias(layer))
-    )
-
-
-def _factored_pointwise(layer: nn.Conv2d, rank: int) -> nn.Sequential:
-    # Stride and padding in the first factor: the second then runs on no more positions than the layer did.
-    first = _spatial(layer, layer.in_channels, rank, bias=False)
-    return nn.Sequential(first, nn.Conv2d(rank, layer.out_channels, 1, bias=_has_bias(layer)))
-
-
-def _factored_kernel(layer: nn.Conv2d, rank_in: int, rank_out: int) -> nn.Sequential:
-    bias = _has_bias(layer)
-    before = [nn.Conv2d(layer.in_channels, rank_in, 1, bias=False)] if rank_in < layer.in_channels else []
-    after = [nn.Conv2d(rank_out, layer.out_channels, 1, bias=bias)] if rank_out < layer.out_channels else []
-    return nn.Sequential(*before, _spatial(layer, rank_in, rank_out, bias=bias and not after), *after)
-
-
-def _factored_by_axes(layer: nn.Conv2d, rank: int) -> nn.Sequential:
-    """A convolution down the columns, then one along the rows, each with its own axis's settings."""
-    first = _spatial(layer, layer.in_channels, rank, bias=False, axis=0)
-    return nn.Sequential(first, _spatial(layer, rank, layer.out_channels, bias=_has_bias(layer), axis=1))
-
-
-def _has_bias(layer: Any) -> bool:
-    return layer.bias is not None
-
-
-def _spatial(
-    layer: nn.Conv2d, in_channels: int, out_channels: int, *, bias: bool, axis: int | None = None
-) -> nn.Conv2d:
-    """A convolution with the layer's window, or with that of one axis and nothing along the other one."""
-
-    def along(settings: Any, idle: int) -> Any:
-        if axis is None or isinstance(settings, str):
-            return settings
-        return (settings[0], idle) if axis == 0 else (idle, settings[1])
-
-    return nn.Conv2d(
-        in_channels,
-        out_channels,
-        along(layer.kernel_size, 1),
-        stride=along(layer.stride, 1),
-        padding=along(layer.padding, 0),
-        dilation=along(layer.dilation, 1),
-        bias=bias,
-        padding_mode=cast(Any, layer.padding_mode),
-    )

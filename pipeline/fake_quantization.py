@@ -4,8 +4,9 @@ Importing this module imports torchao, which takes a second or two: import it wh
 """
 
 import copy
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal, cast
 
 import torch
@@ -15,6 +16,7 @@ from .errors import ModelError
 from .grouped_quantizer import GroupedWeightQuantizer, store_weights
 from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, operator_name, tensor_names
 from .quiet import quiet
+from .rounding import in_memory_order, rounded
 from .taps import INPUT, Marked, path_of
 
 # torchao says at import which GPU kernels it could not load, and that torch changed under it: neither is used here.
@@ -60,8 +62,7 @@ class ActivationQuantizer(FakeQuantizeBase):
             self._follow(x.detach())
         if not self.rounds:
             return x
-        grid = torch.fake_quantize_per_tensor_affine(x.float(), self.scale, self.zero_point, 0, ACTIVATION_LEVELS)
-        return grid.to(x.dtype)
+        return rounded(x, self.scale, self.zero_point, 0, ACTIVATION_LEVELS)
 
     def calculate_qparams(  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
         self, **kwargs: Any
@@ -70,7 +71,7 @@ class ActivationQuantizer(FakeQuantizeBase):
         return self.scale, self.zero_point
 
     def _follow(self, values: Tensor) -> None:
-        low, high = torch.aminmax(values.float())
+        low, high = (end.float() for end in torch.aminmax(in_memory_order(values)))
         # Zero is always on the grid: padding and ReLU produce it exactly.
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         # The plain mean of the first batches, then one that forgets.
@@ -104,10 +105,12 @@ class WeightQuantizer(FakeQuantizeBase):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, *, bits: Literal[7, 8], axis: Literal[0, 1] = 0, **_: Any) -> None:
+    def __init__(self, *, bits: Literal[7, 8], axis: int = 0, **_: Any) -> None:
         """`axis` is that of the output channels."""
         super().__init__()
-        self._largest_code = 2 ** (bits - 1) - 1
+        self.bits: Literal[7, 8] = bits
+        self.largest_code = 2 ** (bits - 1) - 1
+        self.follows = True
         self.rounds = True
         self.dtype, self.qscheme, self.ch_axis = torch.int8, torch.per_channel_symmetric, axis
         self.quant_min, self.quant_max = -128, 127
@@ -117,13 +120,36 @@ class WeightQuantizer(FakeQuantizeBase):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
         """The weight `x` on its grid."""
-        largest = x.detach().abs().transpose(0, self.ch_axis).flatten(1).amax(1)
-        self.scale = (largest / self._largest_code).clamp(min=torch.finfo(torch.float32).eps)
-        self.zero_point = torch.zeros(len(self.scale), dtype=torch.int32, device=x.device)
+        if self.follows:
+            largest = x.detach().abs().transpose(0, self.ch_axis).flatten(1).amax(1)
+            self.scale = (largest / self.largest_code).clamp(min=torch.finfo(torch.float32).eps)
+            self.zero_point = torch.zeros(len(self.scale), dtype=torch.int32, device=x.device)
         if not self.rounds:
             return x
-        # The codes stay within ±largest_code by the choice of scale; -128 … 127 is the range the exporter knows.
-        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, -128, 127)
+        return rounded(x, self.along_channels(self.scale, x), None, -self.largest_code, self.largest_code)
+
+    def hold(self, scale: Tensor) -> None:
+        """Keep these scales, one an output channel, whatever the weight becomes."""
+        self.follows = False
+        self.scale = scale.detach().clone()
+        self.zero_point = torch.zeros(len(scale), dtype=torch.int32, device=scale.device)
+
+    def held(self) -> Tensor:
+        """The scales that do not follow the weight."""
+        return self.scale
+
+    def clipped(self, weight: Tensor) -> Tensor:
+        """The weight within the ends of a held grid, where its codes are the same."""
+        if self.follows:
+            return weight
+        ends = self.along_channels(self.held() * self.largest_code, weight)
+        return weight.minimum(ends).maximum(-ends)
+
+    def along_channels(self, values: Tensor, weight: Tensor) -> Tensor:
+        """One value an output channel, to be broadcast against the weight."""
+        shape = [1] * weight.ndim
+        shape[self.ch_axis] = -1
+        return values.view(shape)
 
     def calculate_qparams(  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
         self, **kwargs: Any
@@ -132,13 +158,13 @@ class WeightQuantizer(FakeQuantizeBase):
         return self.scale, self.zero_point
 
 
-_AnyQuantizer = ActivationQuantizer | WeightQuantizer | GroupedWeightQuantizer
+AnyQuantizer = ActivationQuantizer | WeightQuantizer | GroupedWeightQuantizer
 
 
 class FakeQuantizedModel(Marked):
     """A captured graph with a quantizer on every tensor that its `Quantization` names."""
 
-    def __init__(self, graph: fx.GraphModule, quantizers: Mapping[str, _AnyQuantizer], *, follows: bool) -> None:
+    def __init__(self, graph: fx.GraphModule, quantizers: Mapping[str, AnyQuantizer], *, follows: bool) -> None:
         """The activations' ranges follow what they see in training mode if `follows`, else they hold."""
         super().__init__()
         self.graph = graph
@@ -175,6 +201,10 @@ class FakeQuantizedModel(Marked):
         """The quantizer of the activation called `name`."""
         return cast(ActivationQuantizer, self._quantizers[name])
 
+    def weight(self, name: str) -> WeightQuantizer:
+        """The quantizer of the weight called `name`."""
+        return cast(WeightQuantizer, self._quantizers[name])
+
     @contextmanager
     def rounding(self, on: bool, names: Iterable[str] | None = None) -> Generator[None, None, None]:
         """Within the block the quantizers of these names, by default all, round, or only look."""
@@ -187,10 +217,27 @@ class FakeQuantizedModel(Marked):
             for quantizer in chosen:
                 quantizer.rounds = True
 
+    def replace_quantizers(self, make: Callable[["AnyQuantizer"], "AnyQuantizer"]) -> None:
+        """Put what `make` returns in the place of each quantizer."""
+        made = {id(old): make(old) for old in self._quantizers.values()}
+        modules = cast(Iterable[tuple[str, nn.Module]], self.graph.named_modules(remove_duplicate=False))
+        for path, module in list(modules):
+            if id(module) in made:
+                self.graph.set_submodule(path, made[id(module)])
+        self._quantizers = {name: made[id(old)] for name, old in self._quantizers.items()}
+        self.train(self.training)
+
     def float_state(self) -> dict[str, Tensor]:
         """The parameters and buffers of the model that was captured, by its own names."""
-        own = {id(tensor) for quantizer in self._quantizers.values() for tensor in quantizer.buffers()}
+        quantizers = self._quantizers.values()
+        own = {id(tensor) for each in quantizers for tensor in chain(each.buffers(), each.parameters())}
         return {name: tensor for name, tensor in self.graph.state_dict(keep_vars=True).items() if id(tensor) not in own}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The same without gradients; weights end where learned grids do, which changes none of their codes."""
+        state = {name: tensor.detach() for name, tensor in self.float_state().items()}
+        weights = {name: each for name, each in self._quantizers.items() if isinstance(each, WeightQuantizer)}
+        return state | {name: quantizer.clipped(state[name]) for name, quantizer in weights.items()}
 
 
 def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping[str, Tensor]) -> FakeQuantizedModel:
@@ -211,9 +258,11 @@ def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping
     paths = {placed[node.args[0].name]: str(node.target) for node in prepared.graph.nodes if node.op == "call_module"}
     for name, source in quantization.shared.items():
         prepared.set_submodule(paths[name], prepared.get_submodule(paths[source]))
-    quantizers = {name: cast(_AnyQuantizer, prepared.get_submodule(path)) for name, path in paths.items()}
+    quantizers = {name: cast(AnyQuantizer, prepared.get_submodule(path)) for name, path in paths.items()}
     for name, grid in quantization.activations.items():
         cast(ActivationQuantizer, quantizers[name]).set_range(grid)
+    for name, scales in quantization.weight_scales.items():
+        cast(WeightQuantizer, quantizers[name]).hold(torch.tensor(scales))
     follows = quantization.calibration.method == "min_max"
     return FakeQuantizedModel(prepared, quantizers, follows=follows).train(mode=False)
 
@@ -239,7 +288,10 @@ def _is_within(node: fx.Node, path: str) -> bool:
 def quantization_of(model: FakeQuantizedModel, quantization: Quantization) -> Quantization:
     """The same placement with the grids as they now stand."""
     ranges = {name: model.activation(name).range() for name in quantization.activations}
-    return quantization.model_copy(update={"activations": ranges})
+    # Those of weights in groups always follow their values.
+    weights = {} if quantization.group_size else {name: model.weight(name) for name in quantization.weights}
+    scales = {name: tuple(map(float, weight.held())) for name, weight in weights.items() if not weight.follows}
+    return quantization.model_copy(update={"activations": ranges, "weight_scales": scales})
 
 
 def converted(model: FakeQuantizedModel, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -281,7 +333,7 @@ class _NamedTensors(Quantizer):
         """Nothing to check: names that fit no tensor were refused before."""
 
 
-def _channel_axis(weight: fx.Node) -> Literal[0, 1]:
+def _channel_axis(weight: fx.Node) -> int:
     """Of a weight's output channels."""
     return 1 if any(operator_name(user).startswith("conv_transpose") for user in weight.users) else 0
 

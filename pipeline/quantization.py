@@ -23,6 +23,8 @@ ACTIVATION_LEVELS = 255
 Scheme = Literal["int8", "int8_weights", "int4_weights"]
 """What is rounded, and the precision of the engines that this gives: activations and weights, or weights alone."""
 
+CalibrationMethod = Literal["min_max", "percentile", "mse", "entropy"]
+
 
 class ActivationRange(BaseModel):
     """One activation's uint8 grid: real value = scale · (code − zero_point)."""
@@ -44,7 +46,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["min_max", "percentile", "mse", "entropy"] = "min_max"
+    method: CalibrationMethod = "min_max"
     """`min_max`: the mean of the batches' extremes, which go on to follow the batches while the model trains.
     `percentile`, `mse` and `entropy` clip what lies far out, and hold the range through the training."""
     samples: Annotated[int, Field(ge=1)] = 256
@@ -64,11 +66,15 @@ class Quantization(BaseModel):
     group_size: int | None = None
     """How many inputs of an output share a scale, where the weights alone are quantized."""
     weights: tuple[str, ...]
-    """Parameters by name; their scales follow from their values."""
+    """Parameters by name; their scales follow from their values unless `weight_scales` has them."""
     activations: dict[str, ActivationRange]
     """Grids by tensor name, as `tensor_names` gives them."""
     calibration: Calibration = Calibration()
     """How the grids were found, and are found again where a later stage changes the model."""
+    learn_steps: bool = False
+    """Whether grids are parameters while the model trains."""
+    weight_scales: dict[str, tuple[float, ...]] = Field(default_factory=dict[str, tuple[float, ...]])
+    """Learned scales of weights by name, one an output channel."""
     float_layers: tuple[str, ...] = ()
     """Paths of modules that are left in float, with all that is inside them."""
     shared: dict[str, str] = Field(default_factory=dict[str, str])

@@ -106,7 +106,7 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
     if recipe.teacher.weights is None and (not stages or stages[0].stage != "train"):
         yield ("teacher",), "has no weights: give `weights: file.safetensors`, or begin `stages` with a `train` stage"
     for position, stage in enumerate(stages):
-        problem = stage.order_problem(stages[:position])
+        problem = stage.problem_behind(stages[:position])
         if problem is not None:
             yield ("stages", position), problem
         yield from _name_taken(stage.step_name, position, first)

@@ -205,13 +205,14 @@ class _Run:
             if previous.fingerprint != baseline.fingerprint:
                 self._progress.say(f"{last.step.folder}: measures beside {before.step.folder}")
                 beside = compare_engines(engine, previous, target, self._data)
-            compresses = last.step.stage is not None and last.step.stage.compresses
+            stage = last.step.stage
+            compresses, aim = (False, "speed") if stage is None else (stage.compresses, stage.aim)
             reasons = (
                 diagnose(engine, previous, target, self._data, last.artifact)
-                if compresses and beside.verdict != "faster"
+                if compresses and aim == "speed" and beside.verdict != "faster"
                 else ()
             )
-            gate = Gate(comparison=beside, compresses=compresses, diagnosis=reasons)
+            gate = Gate(comparison=beside, compresses=compresses, aim=aim, diagnosis=reasons)
             (folder / "gate.json").write_text(gate.model_dump_json(indent=1))
         return gate
 

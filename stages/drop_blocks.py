@@ -37,6 +37,7 @@ class DropBlocks(Stage, frozen=True, extra="forbid"):
     """Take out the residual blocks that the loss misses least until a budget is met, and distil again."""
 
     compresses: ClassVar[bool] = True
+    keeps_sharing: ClassVar[bool] = True
 
     stage: Literal["drop_blocks"] = "drop_blocks"  # pyright: ignore[reportIncompatibleVariableOverride] # frozen, so a narrower type is safe
     keep: Depth

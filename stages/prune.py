@@ -1,6 +1,6 @@
 """Pruning: whole channels removed from all layers that share them, proven, then trained back; at once or in steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import ceil
@@ -15,14 +15,16 @@ from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
 from .budget import OneRule, Share
 from .pruning.blocks import Block, Scope, blocks, by_rise, evenly, structure
-from .pruning.groups import Grouping, channel_groups
+from .pruning.groups import Grouping
 from .pruning.importance import NEEDS_TRAINING, Criterion, scored
 from .pruning.latency import Trial, best_of, timed_trials
 from .pruning.proof import prove
+from .pruning.regularization import Regularization, Regularized, norm_share
 from .pruning.search import Cost, Cut, Search
 from .pruning.selection import ignored_paths
 from .pruning.sensitivity import Sensitivity, sensitivities
 from .pruning.trust import trusted
+from .pruning.units import channel_groups
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
@@ -59,10 +61,14 @@ class Prune(Stage, frozen=True, extra="forbid"):
     """How many cuts lead to the budget, each to the same share of the one before; `recover` trains after every one."""
     round_to: Annotated[int, Field(ge=1)] = 8
     """Channel counts are cut to multiples of this, which kernels run fuller on; a layer keeps at least as many."""
+    heads: bool = False
+    """Attention loses whole heads; otherwise it loses the same width in every head."""
     ignore: tuple[str, ...] = ()
     """Patterns of module paths that lose no output channels, such as `layer1.*`."""
     accept: Accept = "always"
     """`faster` or `smaller` undoes the cut where the engine is not, beyond noise, what is said here."""
+    regularize: Regularization | None = None
+    """A training before the first cut that draws channels to zero; none unless given."""
     recover: Recovery = Recovery(epochs=1)
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
@@ -70,7 +76,7 @@ class Prune(Stage, frozen=True, extra="forbid"):
 
         Raises StageError where the budget cannot be met, and says what can.
         """
-        pruned, made = artifact, list[_Made]()
+        pruned, made = self._regularized(artifact, context), list[_Made]()
         for step in range(1, self.steps + 1):
             if made:
                 pruned = recover(pruned, self.recover, context, name=f"recover-{step - 1}")
@@ -87,8 +93,16 @@ class Prune(Stage, frozen=True, extra="forbid"):
         return self.keep.measure == "latency" or self.accept != "always"
 
     def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Those that teach while it recovers."""
-        return self.recover.named_teachers("recover")
+        """Those that teach while it recovers, or while channels are drawn to zero."""
+        yield from self.recover.named_teachers("recover")
+        if self.regularize is not None:
+            yield from self.regularize.named_teachers("regularize")
+
+    def order_problem(self, earlier: Sequence[Stage]) -> str | None:
+        """Channels are drawn to zero in float alone."""
+        if self.regularize is not None and self.is_quantized_by(earlier):
+            return "`regularize` trains a float model; put `prune` before `quantize`, or leave it out"
+        return None
 
     def untrained(self) -> Self:
         """The same budget by weights alone, not trained on; one of latency, which takes minutes, as one of MACs."""
@@ -97,12 +111,37 @@ class Prune(Stage, frozen=True, extra="forbid"):
         keep = Budget(macs=self.keep.share) if self.keep.measure == "latency" else self.keep
         recovery = self.recover.model_copy(update={"epochs": 0})
         untrained = {"criterion": criterion, "scope": scope, "keep": keep, "accept": "always", "recover": recovery}
-        return self.model_copy(update=untrained)
+        return self.model_copy(update=untrained | {"regularize": None})
+
+    def _regularized(self, artifact: Artifact, context: Context) -> Artifact:
+        """The artifact after the training that draws channels to zero, where one is asked for."""
+        settings = self.regularize
+        if settings is None:
+            return artifact
+        model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
+        grouping, ordered = self._ordered(model, 0, context)
+        search = Search(model, context.data.example(), grouping, ordered)
+        # Which channels a budget of latency takes is known once engines are timed, after this training.
+        measure = "macs" if self.keep.measure == "latency" else self.keep.measure
+        cut = search.fewest(measure, self.keep.share)
+        doomed = len(ordered) if cut is None else cut
+        trained = recover(
+            artifact,
+            settings,
+            context,
+            name="regularize",
+            beside=lambda objective: Regularized(objective, settings, ordered, doomed),
+        )
+        shares = [norm_share(each, ordered[:doomed]) for each in (artifact.model, trained.model)]
+        context.journal.fact(
+            "regularized",
+            {"method": settings.method, "norm share of the cut before": shares[0], "norm share after": shares[1]},
+        )
+        return trained
 
     def _cut(self, artifact: Artifact, uncut: Cost | None, step: int, original: Artifact, context: Context) -> "_Made":
         """One cut of what the cuts before left. Raises StageError where its share cannot be met."""
         inputs = context.data.example()
-        # Torch-Pruning passes over parameters without gradients in silence; in the copy none is frozen.
         model = deepcopy(artifact.model).eval().requires_grad_(requires_grad=True)
         grouping, ordered = self._ordered(model, step, context)
         search = Search(model, inputs, grouping, ordered, uncut)
@@ -133,12 +172,19 @@ class Prune(Stage, frozen=True, extra="forbid"):
         Raises StageError for a model without any; says which layers are left alone.
         """
         inputs = context.data.example()
-        grouping = trusted(model, channel_groups(model, inputs, ignored_paths(model, self.ignore)), inputs)
+        grouping = trusted(
+            model, channel_groups(model, inputs, ignored_paths(model, self.ignore), heads=self.heads), inputs
+        )
         found, unjudged = scored(model, grouping, self.criterion, context)
         left_alone = (*grouping.left_alone, *unjudged)
         grouping = replace(grouping, groups=tuple(each.group for each in found), left_alone=left_alone)
         for left in left_alone if step == 1 else ():
             context.progress.say(f"{self.step_name}: {left}")
+        if self.heads and not any(group.heads for group in grouping.groups):
+            raise StageError(
+                f"{self.step_name}: `heads: true`, but there is no attention that can lose a head{_reasons(grouping)}. "
+                "Mend: drop `heads`, so that every head loses the same width"
+            )
         if not grouping.groups:
             raise StageError(
                 f"{self.step_name}: the model has no layer whose channels can be pruned{_reasons(grouping)}. "

@@ -14,7 +14,7 @@ from ..pipeline.quantization import Calibration, Quantization, Scheme, capture
 from .acceptance import Accept, accepted
 from .pruning.selection import ignored_paths
 from .quantization.mixed_precision import MixedPrecision, mixed
-from .recovery import Recovery, recover
+from .recovery import Recovery, calibrated_anew, recover
 from .stage import Context, Stage
 
 
@@ -22,6 +22,7 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     """Fold batch norms, place quantizers, calibrate them, and distil the teacher under them."""
 
     compresses: ClassVar[bool] = True
+    keeps_zeros: ClassVar[bool] = True
 
     stage: Literal["quantize"] = "quantize"
     scheme: Scheme = "int8"
@@ -35,6 +36,12 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     """How the activations' ranges are found."""
     ignore: tuple[str, ...] = ()
     """Patterns of module paths that stay in float, such as `head`."""
+    equalize: bool = False
+    """Bring the channels of neighbouring layers to one range first, which changes nothing that the model computes."""
+    bias_correction: bool = False
+    """Take what rounding adds to the mean of every channel from the biases, measured on the calibration's samples."""
+    learn_steps: bool = False
+    """Let `recover` train the grids, too: every scale, and the zero points of activations that have one."""
     mixed_precision: MixedPrecision | None = None
     """Which layers go back to float when they were measured in int8; none unless given."""
     accept: Accept = "always"
@@ -43,12 +50,22 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     recover: Recovery = Recovery(epochs=1)
 
     @model_validator(mode="after")
+    def _learns_while_it_recovers(self) -> Self:
+        if self.learn_steps and self.recover.epochs == 0:
+            raise ValueError(
+                "`learn_steps` trains the grids while the model recovers: give `recover.epochs`, or drop it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _settings_fit_the_scheme(self) -> Self:
         if self.scheme == "int8":
             if self.group_size is not None:
                 raise ValueError(
                     "`group_size` is for `scheme: int8_weights` or `int4_weights`; int8 has one scale an output channel"
                 )
+        elif self.learn_steps:
+            raise ValueError(f"`learn_steps` is for `scheme: int8`; the grids of {self.scheme} follow the weights")
         elif self.weight_bits != "auto":
             raise ValueError(f"`weight_bits` is for `scheme: int8`; {self.scheme} says it already")
         elif self.calibration != Calibration():
@@ -57,9 +74,13 @@ class Quantize(Stage, frozen=True, extra="forbid"):
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """The artifact with its batch norms folded and its quantizers trained; `recover.epochs: 0` only calibrates."""
+        from .quantization.bias_correction import bias_corrected
+        from .quantization.equalization import equalized
         from .quantization.folding import fold_batch_norms
 
         model, edit = fold_batch_norms(artifact.model, context.data.example())
+        if self.equalize:
+            model = equalized(model, context)
         context.journal.fact("batch norms folded", len(edit.layers))
         if self.scheme == "int8":
             context.journal.fact("calibration", self.calibration.method)
@@ -71,6 +92,7 @@ class Quantize(Stage, frozen=True, extra="forbid"):
             weights=(),
             activations={},
             calibration=self.calibration,
+            learn_steps=self.learn_steps,
             float_layers=tuple(sorted(ignored_paths(model, self.ignore))),
         )
         self._say_what_is_too_narrow(model, placeholder, context)
@@ -80,7 +102,11 @@ class Quantize(Stage, frozen=True, extra="forbid"):
             folded = mixed(folded, self.mixed_precision, context)
         if not accepted(artifact, folded, self.accept, context):
             return artifact
-        quantized = recover(folded, self.recover, context)
+        if self.bias_correction:
+            corrected = bias_corrected(calibrated_anew(folded, context), context)
+            quantized = recover(corrected, self.recover, context, grids="as they are")
+        else:
+            quantized = recover(folded, self.recover, context)
         assert quantized.quantization is not None
         context.journal.fact("quantized weights", len(quantized.quantization.weights))
         context.journal.fact("quantized activations", len(quantized.quantization.activations))

@@ -1,12 +1,14 @@
 """Training a compressed artifact back up against the run's teacher."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ..pipeline.artifact import Artifact
+from ..pipeline.training import Objective
 from .knowledge.objective import DistillationTraining, learn, name_of
 from .stage import Context
 
@@ -25,16 +27,27 @@ class Recovery(DistillationTraining, frozen=True, extra="forbid"):
         return self
 
 
-def recover(artifact: Artifact, recovery: Recovery, context: Context, *, name: str = "recover") -> Artifact:
+def recover(
+    artifact: Artifact,
+    recovery: Recovery,
+    context: Context,
+    *,
+    name: str = "recover",
+    grids: Literal["anew", "as they are"] = "anew",
+    beside: Callable[[Objective], Objective] | None = None,
+) -> Artifact:
     """A copy of `artifact`, trained against the run's teacher; where it is quantized, under its quantizers.
 
-    A quantized artifact's grids are calibrated anew, since the structure may have changed under them; the training then
-    follows them, or holds them, as its calibration says. `name` tells the trainings of one step apart.
+    A quantized artifact's grids are calibrated anew, since the structure may have changed under them, unless `grids`
+    says that they fit; the training then follows them, or holds them, as its calibration says. `name` tells the
+    trainings of one step apart; `beside` gives a float model's objective terms of its own.
     """
     if artifact.quantization is not None:
-        return _recover_quantized(artifact, recovery, context, name)
+        assert beside is None  # no stage asks for it under quantizers
+        started = artifact if grids == "as they are" else calibrated_anew(artifact, context)
+        return _recover_quantized(started, recovery, context, name)
     model = deepcopy(artifact.model)
-    learn(model, recovery, artifact.blueprint, context, name=name)
+    learn(model, recovery, artifact.blueprint, context, name=name, beside=beside)
     return replace(artifact, model=model)
 
 
@@ -49,15 +62,17 @@ def calibrated_anew(artifact: Artifact, context: Context) -> Artifact:
 
 def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context, name: str) -> Artifact:
     from ..pipeline.fake_quantization import fake_quantized, quantization_of
+    from ..pipeline.learned_steps import learn_steps
 
-    artifact = calibrated_anew(artifact, context)
     quantization = artifact.quantization
     assert quantization is not None
     if recovery.epochs == 0:
         return artifact
     student = fake_quantized(artifact.model, quantization, context.data.example())
+    if quantization.learn_steps:
+        learn_steps(student, context.data.example())
     learn(artifact.model, recovery, artifact.blueprint, context, name=name, through=student)
     model = deepcopy(artifact.model)
     # The capture drops buffers that eval mode does not read; the model keeps its own.
-    model.load_state_dict(model.state_dict() | student.float_state())
+    model.load_state_dict(model.state_dict() | student.trained_state())
     return replace(artifact, model=model, quantization=quantization_of(student, quantization))

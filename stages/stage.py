@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import BaseModel, Field, JsonValue
 
 from ..pipeline.artifact import Artifact
-from ..pipeline.bench import Bench
+from ..pipeline.bench import Aim, Bench
 from ..pipeline.errors import StageError
 from ..pipeline.files import write_atomically
 from ..pipeline.teacher import Teacher
@@ -70,6 +70,14 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
 
     compresses: ClassVar[bool] = False
     """Whether it is there to make the engine faster or smaller, which the report then holds it to."""
+    aim: ClassVar[Aim] = "speed"
+    """Which of the two."""
+
+    keeps_sharing: ClassVar[bool] = False
+    """Whether weights that share values by an earlier `cluster` still share them behind it."""
+
+    keeps_zeros: ClassVar[bool] = False
+    """Whether the zeros of 2:4 sparsity outlast it."""
 
     @property
     def quantizes_to(self) -> str | None:
@@ -101,3 +109,15 @@ class Stage(BaseModel, ABC, frozen=True, extra="forbid"):
     def order_problem(self, earlier: Sequence["Stage"]) -> str | None:
         """A sentence that says why this stage cannot follow `earlier`, or None."""
         return None
+
+    def problem_behind(self, earlier: Sequence["Stage"]) -> str | None:
+        """What is wrong with this stage's place: its `order_problem`, or what an earlier one made and it would undo."""
+        before = {stage.stage for stage in earlier}
+        if not self.keeps_sharing and "cluster" in before:
+            return (
+                "gives weights values of their own again, which `cluster` has made share a few; put `cluster` behind it"
+            )
+        if not self.keeps_zeros and "sparsify" in before:
+            mend = "keep one of the two" if self.stage == "cluster" else "put `sparsify` behind it"
+            return f"`{self.stage}` does not keep the zeros of `sparsify`; {mend}"
+        return self.order_problem(earlier)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.training import Schedule, TaskObjective, fit
@@ -12,6 +12,8 @@ from .stage import Context, Stage
 
 class Train(Stage, Schedule, frozen=True, extra="forbid"):
     """Train on the labels alone: as the first stage of a recipe without teacher weights, it makes the teacher."""
+
+    keeps_sharing: ClassVar[bool] = True
 
     stage: Literal["train"] = "train"
 

@@ -45,12 +45,20 @@ def headline_sentence(report: Report) -> str:
 
 
 def gate_sentences(report: Report) -> tuple[str, ...]:
-    """One for each compression whose engine is not faster than that of the step before, with the reasons found."""
+    """One for each compression whose engine is not faster, or smaller, than that of the step before, with reasons."""
     return tuple(
         _gate_sentence(before, step)
         for before, step in zip(report.steps, report.steps[1:], strict=False)
-        if step.gate is not None and step.gate.compresses and step.gate.comparison.verdict != "faster"
+        if _missed_its_aim(before, step)
     )
+
+
+def _missed_its_aim(before: StepReport, step: StepReport) -> bool:
+    if step.gate is None or not step.gate.compresses:
+        return False
+    if step.gate.aim == "size":
+        return step.engine.file_bytes >= before.engine.file_bytes
+    return step.gate.comparison.verdict != "faster"
 
 
 def _gate_sentence(before: StepReport, step: StepReport) -> str:
@@ -60,6 +68,8 @@ def _gate_sentence(before: StepReport, step: StepReport) -> str:
     beside = step.gate.comparison
     file = _size_words(before.engine.file_bytes / max(step.engine.file_bytes, 1))
     reasons = f" Why: {'; '.join(step.gate.diagnosis)}." if step.gate.diagnosis else ""
+    if step.gate.aim == "size":
+        return f"{step.name} did not make the engine's file smaller: {file} beside {before.name}."
     return (
         f"{step.name} did not make the engine faster: {wording.ratio(beside.ratio)} beside {before.name} "
         f"({ratio_detail(beside.interval, beside.verdict)}), file {file}.{reasons}"

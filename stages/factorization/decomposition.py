@@ -1,5 +1,6 @@
 """The arithmetic of low rank: truncated SVD for matrices, Tucker-2 and spatial factors for kernels; all in float64."""
 
+import math
 from typing import Any, Literal, cast
 
 import torch
@@ -77,25 +78,18 @@ def cheapest_tucker2_ranks(
     positions the input has for each of the output, which a stride makes more than one.
     """
     size_out, size_in = kept.shape
-    needed = share * float(kept[-1, -1])
-
-    def price(ranks: tuple[int, int]) -> float:
-        rank_in, rank_out = ranks
-        before = input_positions * size_in * rank_in if rank_in < size_in else 0
-        after = rank_out * size_out if rank_out < size_out else 0
-        return before + rank_in * rank_out * window + after
-
-    pairs = [
-        (rank_in, rank_out)
-        for rank_in in _allowed_ranks(size_in, round_to)
-        for rank_out in _allowed_ranks(size_out, round_to)
-        if float(kept[rank_out - 1, rank_in - 1]) >= needed
-    ]
-    return min(pairs, key=price)
+    ranks_in, ranks_out = _allowed_ranks(size_in, round_to), _allowed_ranks(size_out, round_to)
+    before = torch.where(ranks_in < size_in, input_positions * size_in * ranks_in, 0)
+    after = torch.where(ranks_out < size_out, ranks_out * size_out, 0)
+    prices = before[:, None] + ranks_in[:, None] * ranks_out * window + after
+    enough = share * kept[-1, -1] <= kept[ranks_out - 1][:, ranks_in - 1].T
+    cheapest = int(torch.where(enough, prices.double(), math.inf).argmin())
+    number_in, number_out = divmod(cheapest, len(ranks_out))
+    return int(ranks_in[number_in]), int(ranks_out[number_out])
 
 
-def _allowed_ranks(full: int, round_to: int) -> list[int]:
-    return [*range(round_to, full, round_to), full]
+def _allowed_ranks(full: int, round_to: int) -> Tensor:
+    return torch.tensor([*range(round_to, full, round_to), full])
 
 
 def tucker2_factors(weight: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

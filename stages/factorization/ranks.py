@@ -1,19 +1,15 @@
 """Which factors a layer gets: by the energy they keep, by a share of its cost, by the noise in it, or by a budget."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Literal, cast
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from ...pipeline.blueprint import Factors
-from .decomposition import cheapest_tucker2_ranks, energies, rank_of_energy, rounded_up, tucker2_energies, unfolded
-from .variational import vbmf_rank
-
-Kind = Literal["svd", "tucker2", "spatial"]
-"""`svd`: of linear layers and 1×1 convolutions; `tucker2`: 1×1, k×k, 1×1 (Kim et al. 2016, arXiv 1511.06530);
-`spatial`: k×1, then 1×k (Jaderberg et al. 2014, arXiv 1405.3866)."""
+from ...pipeline.factors import Factors, factored
+from .metric import Metric
+from .splits import SPLITS, Kind, Ranks, Split
 
 SEARCH_STEPS = 12
 """Halvings of the interval of energies: to a four-thousandth."""
@@ -22,78 +18,72 @@ SEARCH_STEPS = 12
 class LayerRanks:
     """The factors of one layer for any energy; what is costly is computed once."""
 
-    def __init__(self, layer: nn.Module, kinds: Sequence[Kind], round_to: int) -> None:
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        self._weight = weight.detach()
+    def __init__(self, layer: nn.Module, kinds: Sequence[Kind], round_to: int, metric: Metric | None = None) -> None:
+        """The `kinds` are all for such a layer. Without a metric, the weight's own error counts."""
+        self.kinds = kinds
+        self._layer = layer
         self._round_to = round_to
-        is_matrix = weight.ndim == 2 or weight.shape[2:] == (1, 1)
-        of_layer: tuple[Kind, ...] = ("svd",) if is_matrix else ("tucker2", "spatial")
-        self._kinds: list[Kind] = [kind for kind in of_layer if kind in kinds]
-        self._stride: tuple[int, ...] = () if weight.ndim == 2 else cast(tuple[int, int], layer.stride)
+        self._metric = metric
 
-    @property
-    def is_candidate(self) -> bool:
-        """Whether any of the kinds is for such a layer."""
-        return bool(self._kinds)
+    def in_metric(self, metric: Metric) -> "LayerRanks":
+        """The same layer, the error of whose output counts instead of that of its weight."""
+        return LayerRanks(self._layer, self.kinds, self._round_to, metric)
 
-    def of_energy(self, share: float) -> Factors:
-        """The cheapest kind that keeps this share of the squared norm."""
-        return min((self._of_kind(kind, share) for kind in self._kinds), key=self._price)
+    def of_energy(self, share: float) -> Factors | None:
+        """The cheapest kind that keeps this share of the squared norm; None where none that pays does."""
+        return self._cheapest((kind, split.of_energy(share)) for kind, split in self._splits.items())
 
-    def of_noise(self) -> Factors:
-        """The ranks that stand out of the noise, in the cheapest kind."""
-        return min((self._above_noise(kind) for kind in self._kinds), key=self._price)
+    def of_noise(self) -> Factors | None:
+        """The ranks that stand out of the noise, in the cheapest kind; None where none that pays holds them."""
+        return self._cheapest((kind, split.of_noise()) for kind, split in self._splits.items())
 
-    def _of_kind(self, kind: Kind, share: float) -> Factors:
-        if kind == "tucker2":
-            ranks = cheapest_tucker2_ranks(
-                self._tucker2_energies,
-                share,
-                math.prod(self._weight.shape[2:]),
-                self._round_to,
-                math.prod(self._stride),
-            )
-            return Factors(kind=kind, ranks=ranks)
-        return Factors(kind=kind, ranks=(self._rounded(rank_of_energy(self._matrix_energies[kind], share), kind),))
+    def energy(self, factors: Factors) -> float:
+        """The share of the squared norm, of the weight or in the metric, that the factors keep."""
+        return self._splits[factors.kind].energy(factors.ranks)
 
-    def _above_noise(self, kind: Kind) -> Factors:
-        if kind == "tucker2":
-            size_out, size_in = self._weight.shape[:2]
-            rank_in, rank_out = (vbmf_rank(unfolded(self._weight, mode)) for mode in (1, 0))
-            ranks = rounded_up(rank_in, self._round_to, size_in), rounded_up(rank_out, self._round_to, size_out)
-            return Factors(kind=kind, ranks=ranks)
-        return Factors(kind=kind, ranks=(self._rounded(vbmf_rank(self._matrix(kind)), kind),))
-
-    def _rounded(self, rank: int, kind: Kind) -> int:
-        return rounded_up(rank, self._round_to, min(self._matrix(kind).shape))
-
-    def _matrix(self, kind: Kind) -> Tensor:
-        return self._weight.flatten(1) if kind == "svd" else unfolded(self._weight, "spatial")
+    @torch.no_grad()
+    def built(self, factors: Factors, path: str) -> nn.Sequential:
+        """The factors with the weights that come nearest to the layer, and its bias."""
+        layer = self._layer
+        sequence = factored(layer, factors, path)
+        first, *others = self._splits[factors.kind].weights(factors.ranks)
+        weights = [first if self._metric is None else self._metric.unwhitened(first), *others]
+        if isinstance(layer, nn.Embedding):
+            weights[0] = _with_padding(weights[0].T, layer)
+        for part, values in zip(sequence, weights, strict=True):
+            assert isinstance(part.weight, Tensor)
+            part.weight.copy_(values)
+        bias = getattr(layer, "bias", None)
+        if isinstance(bias, Tensor):
+            last_bias = sequence[-1].bias
+            assert isinstance(last_bias, Tensor)
+            last_bias.copy_(bias)
+        return sequence.train(layer.training)
 
     @cached_property
-    def _matrix_energies(self) -> dict[Kind, Tensor]:
-        return {kind: energies(self._matrix(kind)) for kind in self._kinds if kind != "tucker2"}
+    def _splits(self) -> dict[Kind, Split]:
+        weight = self._layer.weight
+        assert isinstance(weight, Tensor)
+        inputs_second = weight.detach().T if isinstance(self._layer, nn.Embedding) else weight.detach()
+        seen = inputs_second if self._metric is None else self._metric.whitened(inputs_second)
+        stride = cast(tuple[int, int], self._layer.stride) if weight.ndim == 4 else (1, 1)
+        return {kind: SPLITS[kind](seen, self._round_to, stride) for kind in self.kinds}
 
-    @cached_property
-    def _tucker2_energies(self) -> Tensor:
-        return tucker2_energies(self._weight)
-
-    def _price(self, factors: Factors) -> float:
-        """Multiply-accumulates for one position of the output, all but the input's borders counted."""
-        size_out, size_in, *window = self._weight.shape
-        if factors.kind == "svd":
-            return factors.ranks[0] * (size_in + size_out)
-        if factors.kind == "spatial":
-            # The first factor has the stride of the rows alone.
-            return factors.ranks[0] * (size_in * window[0] * math.prod(self._stride[1:]) + size_out * window[1])
-        rank_in, rank_out = factors.ranks
-        before = math.prod(self._stride) * size_in * rank_in if rank_in < size_in else 0
-        return before + rank_in * rank_out * math.prod(window) + (rank_out * size_out if rank_out < size_out else 0)
+    def _cheapest(self, found: Iterable[tuple[Kind, Ranks | None]]) -> Factors | None:
+        possible = [Factors(kind=kind, ranks=ranks) for kind, ranks in found if ranks is not None]
+        return min(possible, key=lambda each: self._splits[each.kind].price(each.ranks), default=None)
 
 
-Choice = Mapping[str, Factors]
-"""The factors of each candidate, by path."""
+def _with_padding(words: Tensor, layer: nn.Embedding) -> Tensor:
+    """The narrow words, that of padding all zero where it was: rounding would let it drift off zero."""
+    padding = layer.padding_idx
+    if padding is not None and not layer.weight[padding].any():
+        words[padding] = 0
+    return words
+
+
+Choice = Mapping[str, Factors | None]
+"""The factors of each candidate, by path; None where it stays whole."""
 
 
 def within_ratio(

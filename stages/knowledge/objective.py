@@ -15,6 +15,7 @@ from ...pipeline.data import Batch
 from ...pipeline.errors import StageError
 from ...pipeline.registry import Named, discovered
 from ...pipeline.seeding import derive, seeded
+from ...pipeline.sparsity import zeros_held
 from ...pipeline.taps import Outputs, outputs_of
 from ...pipeline.teacher import Teacher
 from ...pipeline.training import Moment, Objective, Schedule, fit, move, on_device
@@ -109,17 +110,23 @@ def learn(
     *,
     name: str,
     through: "FakeQuantizedModel | None" = None,
+    beside: Callable[[Objective], Objective] | None = None,
 ) -> None:
     """Train `model` in place, or `through`, its graph under quantizers, in place of it.
 
-    For 0 epochs, one step is rehearsed on a copy instead, which finds what would stop the first one. Raises StageError
-    where a method of the `knowledge:` list cannot serve the model and its teachers.
+    `beside` gives the objective terms of its own. The zeros of 2:4 sparse layers stay zero. For 0 epochs, one step is
+    rehearsed on a copy instead, which finds what would stop the first one. Raises StageError where a method of the
+    `knowledge:` list cannot serve the model and its teachers.
     """
     if training.epochs:
-        objective = DistillationObjective(training, model, blueprint, context)
+        objective: Objective = DistillationObjective(training, model, blueprint, context)
         if through is not None:
             through.mark(objective.student_taps)
-        fit(through or model, objective, training, context, name=name)
+        if beside is not None:
+            objective = beside(objective)
+        sparse = [f"{path}.weight" for path in blueprint.sparse_layers]
+        with zeros_held(model if through is None else through.graph, sparse):
+            fit(through or model, objective, training, context, name=name)
         return
     if context.teacher is None:
         return

@@ -86,6 +86,7 @@ def structure(model: nn.Module) -> Callable[[ChannelGroup], Hashable]:
         members = Counter(
             (type(layer).__name__, getattr(layer, "kernel_size", None), member.reads, member.writes)
             for member in group.members
+            if member.dim is None
             for layer in (model.get_submodule(member.path),)
         )
         return frozenset(members.items())
@@ -96,12 +97,12 @@ def structure(model: nn.Module) -> Callable[[ChannelGroup], Hashable]:
 def by_rise(ordered: Iterable[Block], rises: Mapping[str, Sequence[tuple[float, float]]]) -> list[Block]:
     """The blocks priced by what their group's loss rises to, from measured (share of units gone, rise) points.
 
-    `rises` is by the group's first layer, its points by rising share; between two points the price is on their line.
+    `rises` is by the group's name, its points by rising share; between two points the price is on their line.
     """
     gone: Counter[str] = Counter()
     by_group: dict[str, list[Block]] = {}
     for block in ordered:
-        name = block.group.layers[0]
+        name = block.group.name
         gone[name] += len(block.units)
         price = _between([(0.0, 0.0), *rises[name]], gone[name] / block.group.num_units)
         by_group.setdefault(name, []).append(replace(block, price=price))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,22 @@ class Channels:
     """The channels that a layer keeps, as positions in the uncut layer, ascending."""
 
     read: tuple[int, ...]
-    """Input channels or features; empty for norms, whose channels are all in `written`."""
+    """Input channels or features; empty for norms, embeddings and bare parameters, whose channels are `written`."""
     written: tuple[int, ...]
+    dim: int | None = None
+    """Of a parameter or buffer outside of any layer: the dimension of its channels."""
+    scales: Mapping[int, float] = field(default_factory=dict[int, float])
+    """What the weights of written channels are multiplied by, where code divides by how many there are."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a cut keeps of a model."""
+
+    layers: Mapping[str, Channels]
+    """By the path of every layer that can be cut, and of bare parameters that are."""
+    attributes: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Integers that code reads from modules, such as the number of heads, by path."""
 
 
 def all_channels(model: nn.Module) -> dict[str, Channels]:
@@ -33,7 +47,7 @@ def all_channels(model: nn.Module) -> dict[str, Channels]:
 
 
 @torch.no_grad()
-def cut(model: nn.Module, kept: Mapping[str, Channels]) -> tuple[nn.Module, Resize]:
+def cut(model: nn.Module, kept: Kept) -> tuple[nn.Module, Resize]:
     """A trainable copy in which every layer has its kept channels only, and the edit that gives its structure.
 
     Raises CutError where the groups of a grouped convolution would come out unequal, or nothing would be left.
@@ -41,18 +55,30 @@ def cut(model: nn.Module, kept: Mapping[str, Channels]) -> tuple[nn.Module, Resi
     sizes_before = layer_sizes(model)
     sizes: dict[str, LayerSize] = {}
     states: dict[str, dict[str, Tensor]] = {}
-    for path, channels in kept.items():
+    bare: dict[str, Tensor] = {}
+    for path, channels in kept.layers.items():
+        if channels.dim is not None:
+            bare[path] = _bare(model, path).index_select(channels.dim, torch.tensor(channels.written))
+            continue
         before = sizes_before[path]
         counts = (len(channels.read), len(channels.written))
-        if counts != (before.in_channels, before.out_channels):
+        if counts != (before.in_channels, before.out_channels) or channels.scales:
             states[path], groups = _cut_state(model.get_submodule(path), before, channels, path)
             sizes[path] = LayerSize(in_channels=counts[0], out_channels=counts[1], groups=groups)
-    edit = Resize(layers=sizes)
+    shapes = {path: tuple(tensor.shape) for path, tensor in bare.items()}
+    edit = Resize(layers=sizes, tensors=shapes, attributes=dict(kept.attributes))
     pruned = deepcopy(model)
     edit.apply(pruned)
     for path, state in states.items():
         pruned.get_submodule(path).load_state_dict(state)
+    for path, tensor in bare.items():
+        _bare(pruned, path).copy_(tensor)
     return pruned.requires_grad_(requires_grad=True), edit
+
+
+def _bare(model: nn.Module, path: str) -> Tensor:
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)
 
 
 def _cut_state(layer: nn.Module, size: LayerSize, channels: Channels, path: str) -> tuple[dict[str, Tensor], int]:
@@ -60,8 +86,10 @@ def _cut_state(layer: nn.Module, size: LayerSize, channels: Channels, path: str)
     if not channels.written:
         raise CutError(f"`{path}` would have no channel left")
     written = torch.tensor(channels.written)
-    tensors = layer.state_dict()
+    tensors = scaled(layer, channels)
     state = {name: tensor[written] if tensor.ndim == 1 else tensor for name, tensor in tensors.items()}
+    if isinstance(layer, nn.Embedding):
+        return {"weight": tensors["weight"][:, written]}, 1
     if size.in_channels == 0:
         return state, 1
     transposed = getattr(layer, "transposed", False)
@@ -69,6 +97,18 @@ def _cut_state(layer: nn.Module, size: LayerSize, channels: Channels, path: str)
     if len({block.shape for block in blocks}) != 1 or blocks[0].numel() == 0:
         raise CutError(f"the {size.groups} groups of `{path}` would be left with unequal numbers of channels")
     return state | {"weight": torch.cat(blocks)}, len(blocks)
+
+
+def scaled(layer: nn.Module, channels: Channels) -> dict[str, Tensor]:
+    """The layer's tensors, the rows of some channels multiplied."""
+    tensors = layer.state_dict()
+    if channels.scales:
+        assert isinstance(layer, nn.Linear)  # what attention multiplies
+        for name, tensor in tensors.items():
+            factors = torch.ones(len(tensor), dtype=tensor.dtype)
+            factors[list(channels.scales)] = torch.tensor(list(channels.scales.values()), dtype=tensor.dtype)
+            tensors[name] = tensor * factors.view(-1, *(1,) * (tensor.ndim - 1))
+    return tensors
 
 
 def _weight_blocks(weight: Tensor, size: LayerSize, channels: Channels, *, transposed: bool) -> Iterator[Tensor]:

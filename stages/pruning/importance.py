@@ -49,12 +49,14 @@ def scored(
     left_alone: list[LeftAlone] = []
     judge = _judge(model, criterion, context)
     for group in grouping.groups:
-        judged = [(member, judge(model.get_submodule(member.path), member)) for member in group.members]
+        layers = [member for member in group.members if member.dim is None]  # bare parameters have no say
+        judged = [(member, judge(model.get_submodule(member.path), member)) for member in layers]
         known = [(member, scores) for member, scores in judged if scores is not None]
         if known:
             found.append(Scored(group, _relative(group, known)))
         else:
-            reason = f"`criterion: {criterion}` says nothing about them, since no batch norm scales them"
+            why = "no batch norm scales them" if criterion == "bn_scale" else "no layer reads them"
+            reason = f"`criterion: {criterion}` says nothing about them, since {why}"
             left_alone.append(LeftAlone(group.layers, reason))
     return found, left_alone
 
@@ -64,10 +66,9 @@ Judge = Callable[[nn.Module, Member], Tensor | None]
 
 
 def _relative(group: ChannelGroup, known: Sequence[tuple[Member, Tensor]]) -> tuple[float, ...]:
-    total = torch.zeros(group.num_channels, dtype=torch.float64)
+    by_unit = torch.zeros(group.num_units, dtype=torch.float64)
     for member, scores in known:
-        total.index_add_(0, torch.tensor(member.roots), scores.detach().double())
-    by_unit = total.view(group.parts, -1).mean(0)
+        by_unit.index_add_(0, torch.tensor(member.roots), scores.detach().double())
     mean = float(by_unit.mean())
     return tuple(float(score) / mean if mean > 0 else 1.0 for score in by_unit)
 
@@ -139,6 +140,8 @@ def channel_rows(layer: nn.Module, weight: Tensor, *, written: bool) -> Tensor:
         return weight.view(-1, 1)
     size = size_of(layer)
     assert size is not None  # a group with any other layer is left alone
+    if isinstance(layer, nn.Embedding):
+        return weight.T
     # A weight is (out, in / groups, …), a transposed convolution's (in, out / groups, …).
     if written != isinstance(layer, TRANSPOSED):
         return weight.flatten(1)
@@ -149,4 +152,4 @@ def channel_rows(layer: nn.Module, weight: Tensor, *, written: bool) -> Tensor:
 def _is_vector(layer: nn.Module) -> bool:
     """Whether the layer has one weight a channel: a norm or a PReLU."""
     size = size_of(layer)
-    return size is not None and size.in_channels == 0
+    return size is not None and size.in_channels == 0 and not isinstance(layer, nn.Embedding)

@@ -11,25 +11,70 @@ import torch
 from torch import Tensor, nn
 
 from ...pipeline.blueprint import layer_sizes
-from .channels import Channels, CutError
+from .channels import Channels, CutError, Kept, scaled
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference allowed, relative to the largest output; only the order of summation differs."""
 
 
-def silenced(model: nn.Module, kept: Mapping[str, Channels]) -> nn.Module:
+def silenced(model: nn.Module, kept: Kept) -> nn.Module:
     """A copy in which the channels that a cut removes are zero wherever a layer writes or reads them.
 
-    Where they are read, too, because an activation such as sigmoid makes something of a zero.
+    Where they are read, too, because an activation such as sigmoid makes something of a zero. A LayerNorm takes its
+    mean over the channels that are kept, and a root-mean-square norm likewise: with zeros among them it would be
+    another network, which no cut one could be equal to. Channels whose weights a cut scales are scaled back behind
+    their layer: what is left of the scale is its rounding.
     """
     silent = deepcopy(model)
-    for path, size in layer_sizes(model).items():
-        layer, channels = silent.get_submodule(path), kept[path]
+    sizes = layer_sizes(model)
+    for path, channels in kept.layers.items():
+        if channels.dim is not None:
+            _silence(silent, path, channels)
+            continue
+        layer, size = silent.get_submodule(path), sizes[path]
+        if channels.scales:
+            layer.load_state_dict(scaled(layer, channels))
+            layer.register_forward_hook(_scaled_back(channels))
         if len(channels.written) < size.out_channels:
-            layer.register_forward_hook(_written_mask(layer, channels.written))
+            normalizes = isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
+            hook = _normed_alone(layer, channels.written) if normalizes else _written_mask(layer, channels.written)
+            layer.register_forward_hook(hook)
         if len(channels.read) < size.in_channels:
             layer.register_forward_pre_hook(_read_mask(layer, channels.read))
     return silent
+
+
+def _scaled_back(channels: Channels) -> Callable[..., Tensor]:
+    def hook(_: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        factors = torch.ones(output.shape[-1], dtype=torch.float64)
+        factors[list(channels.scales)] = torch.tensor(list(channels.scales.values()), dtype=torch.float64)
+        return output / factors.to(output.dtype)
+
+    return hook
+
+
+def _silence(model: nn.Module, path: str, channels: Channels) -> None:
+    owner, _, name = path.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(owner), name)
+    removed = torch.ones(tensor.shape[channels.dim or 0], dtype=torch.bool)
+    removed[list(channels.written)] = False
+    with torch.no_grad():
+        tensor.index_fill_(channels.dim or 0, removed.nonzero().flatten(), 0)
+
+
+def _normed_alone(layer: nn.LayerNorm | nn.RMSNorm, kept: tuple[int, ...]) -> Callable[..., Tensor]:
+    narrow = deepcopy(layer)
+    narrow.normalized_shape = (len(kept),)
+    for name, parameter in layer.named_parameters():
+        setattr(narrow, name, nn.Parameter(parameter[list(kept)]))
+
+    def normed(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        narrow.to(output.dtype)
+        alone = torch.zeros_like(output)
+        alone[..., list(kept)] = narrow(arguments[0][..., list(kept)])
+        return alone
+
+    return normed
 
 
 def _written_mask(layer: nn.Module, kept: tuple[int, ...]) -> Callable[..., Tensor]:
@@ -47,7 +92,7 @@ def _read_mask(layer: nn.Module, kept: tuple[int, ...]) -> Callable[..., tuple[T
 
 
 def _masked(layer: nn.Module, values: Tensor, kept: tuple[int, ...]) -> Tensor:
-    dim = values.ndim - 1 if isinstance(layer, nn.Linear) else 1
+    dim = values.ndim - 1 if isinstance(layer, (nn.Linear, nn.Embedding)) else 1
     silent = torch.ones(values.shape[dim], dtype=torch.bool)
     silent[list(kept)] = False
     # Not a product: an infinite value in a removed channel is silent too.
@@ -55,7 +100,7 @@ def _masked(layer: nn.Module, values: Tensor, kept: tuple[int, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def prove(model: nn.Module, pruned: nn.Module, kept: Mapping[str, Channels], inputs: Mapping[str, Tensor]) -> None:
+def prove(model: nn.Module, pruned: nn.Module, kept: Kept, inputs: Mapping[str, Tensor]) -> None:
     """Compare both on two batch sizes: all of `inputs`, which holds at least two samples, and the first of them.
 
     Raises CutError when the pruned network does not run, has outputs of another shape, or computes something else than

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...pipeline.blueprint import Resize, layer_sizes
 from ...pipeline.cost import macs_by_layer, num_parameters
 from .blocks import Block
-from .channels import Channels, cut
+from .channels import Kept, cut
 from .groups import Grouping, kept_channels
 
 
@@ -45,7 +45,7 @@ class Cut:
 
     model: nn.Module
     edit: Resize
-    kept: Mapping[str, Channels]
+    kept: Kept
     cost: Cost
 
 
@@ -79,17 +79,21 @@ class Search:
         return Cut(model, edit, kept, cost(model, self._inputs, self._outputs))
 
     def smallest(self, measure: str, share: float) -> Cut | None:
-        """The cut of the fewest blocks whose `measure` is at most `share` of the uncut model's; None if none is.
+        """The cut of the fewest blocks whose `measure` is at most `share` of the uncut model's; None if none is."""
+        count = self.fewest(measure, share)
+        return None if count is None else self.cut(count)
+
+    def fewest(self, measure: str, share: float) -> int | None:
+        """How many blocks that cut is without.
 
         The cost falls with every block, so a bisection over their number finds it in a handful of trials.
         """
-        best: Cut | None = None
+        best: int | None = None
         low, high = 0, len(self._blocks)
         while low <= high:
             middle = (low + high) // 2
-            trial = self.cut(middle)
-            if trial.cost.share_of(self.uncut)[measure] <= share:
-                best, high = trial, middle - 1
+            if self.cut(middle).cost.share_of(self.uncut)[measure] <= share:
+                best, high = middle, middle - 1
             else:
                 low = middle + 1
         return best

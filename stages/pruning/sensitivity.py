@@ -21,7 +21,7 @@ class Sensitivity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str
-    """The first of the layers that lose channels."""
+    """The group: the first of the layers that lose channels."""
     removed: float
     """The share of its channels that is gone."""
     loss_rise: float
@@ -34,7 +34,7 @@ def sensitivities(model: nn.Module, ordered: Sequence[Block], context: Context) 
     """Each group of the blocks at each of DEPTHS, on training samples that validation never sees."""
     by_group: dict[str, list[Block]] = {}
     for block in ordered:
-        by_group.setdefault(block.group.layers[0], []).append(block)
+        by_group.setdefault(block.group.name, []).append(block)
     samples = list(sampled(context, SAMPLES, context.data.batch_size, "sensitivity of channels"))
     whole = judged(model.to(context.device), samples, context).loss
     model.to("cpu")

@@ -17,12 +17,21 @@ def trusted(model: nn.Module, grouping: Grouping, inputs: Mapping[str, Tensor]) 
 
     Each is tried with half of its channels gone, drawn at random since a mix-up can agree with itself on regular ones,
     and with a single one, which no `chunk` divides evenly. They are tried together and, where that fails, in halves:
-    few are bad, and a proof runs the model four times.
+    few are bad, and a proof runs the model four times. A bad one that can be understood otherwise is tried so.
     """
-    bad = _bad(model, grouping.groups, inputs)
-    good = tuple(group for group in grouping.groups if all(group is not other for other, _ in bad))
-    left_alone = tuple(LeftAlone(group.layers, problem) for group, problem in bad)
-    return replace(grouping, groups=good, left_alone=(*grouping.left_alone, *left_alone))
+    good: list[ChannelGroup] = []
+    left_alone: list[LeftAlone] = []
+    problems: dict[str, str] = {}
+    tried = grouping.groups
+    while tried:
+        bad = _bad(model, tried, inputs)
+        good += (group for group in tried if all(group is not other for other, _ in bad))
+        problems = {group.name: problem for group, problem in bad} | problems  # the first way's is the reason
+        left_alone += (LeftAlone(group.layers, problems[group.name]) for group, _ in bad if group.otherwise is None)
+        tried = tuple(group.otherwise for group, _ in bad if group.otherwise is not None)
+    order = {group.name: position for position, group in enumerate(grouping.groups)}
+    good.sort(key=lambda group: order[group.name])
+    return replace(grouping, groups=tuple(good), left_alone=(*grouping.left_alone, *left_alone))
 
 
 def _bad(

@@ -29,6 +29,7 @@ def calibrated(model: nn.Module, asked: Quantization, context: Context) -> Quant
             "weights": placement.weights,
             "activations": dict.fromkeys(placement.activations, unknown),
             "shared": placement.shared,
+            "weight_scales": {},
         }
     )
     if not quantization.activations:
@@ -46,7 +47,7 @@ def _follow_batches(graph: FakeQuantizedModel, quantization: Quantization, conte
     for name in quantization.activations:
         graph.activation(name).forget()
     graph.train()
-    for batch in _batches(quantization, context):
+    for batch in samples(quantization, context):
         graph(*batch.inputs.values())
     graph.train(mode=False)
 
@@ -78,14 +79,15 @@ def _look(
 
     hooks = [graph.activation(name).register_forward_pre_hook(watcher(name)) for name in quantization.activations]
     try:
-        for batch in _batches(quantization, context):
+        for batch in samples(quantization, context):
             graph(*batch.inputs.values())
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _batches(quantization: Quantization, context: Context) -> Iterator[Batch]:
+def samples(quantization: Quantization, context: Context) -> Iterator[Batch]:
+    """The training samples that `quantization.calibration` looks at, in batches."""
     split = context.data.train
     order = torch.randperm(len(split), generator=generator(context.seed, "calibration"))
     for index in torch.split(order[: quantization.calibration.samples], context.data.batch_size):

@@ -9,15 +9,14 @@ from torch import nn
 from potstill.pipeline.blueprint import (
     Blueprint,
     Factorize,
-    Factors,
     FoldBatchNorm,
     LayerSize,
     Resize,
-    factored,
     layer_sizes,
     size_of,
 )
 from potstill.pipeline.errors import ArtifactError
+from potstill.pipeline.factors import Factors, factored
 from potstill.pipeline.networks.resnet import ResNet
 
 BLUEPRINT = Blueprint(model=ResNet(depth=8, width=8), input_shapes={"image": (1, 8, 8)}, num_classes=4)
@@ -58,6 +57,10 @@ class TestEdits:
             (Factorize(layers={"bn1": Factors(kind="svd", ranks=(2,))}), "`bn1`, a BatchNorm2d"),
             (Factorize(layers={"conv1": Factors(kind="svd", ranks=(2,))}), "`conv1`, a Conv2d"),
             (Factorize(layers={"linear": Factors(kind="tucker2", ranks=(2, 2))}), "`linear`, a Linear"),
+            (Resize(layers={}, tensors={"token": (1, 1, 8)}), "`token`, which the model does not have"),
+            (Resize(layers={}, tensors={"conv1.stride": (1,)}), "`conv1.stride`"),
+            (Resize(layers={}, attributes={"attention.heads": 2}), "a layer `attention`"),
+            (Resize(layers={}, attributes={"layer1.heads": 2}), "`layer1.heads`, which the model does not have"),
             (FoldBatchNorm(layers={"conv1": "bn7"}), "bn7"),
             (FoldBatchNorm(layers={"conv1": "relu"}), "`relu`, a ReLU"),
             (FoldBatchNorm(layers={"relu": "bn1"}), "`relu`, a ReLU"),
@@ -87,6 +90,10 @@ class TestResizing:
             (nn.BatchNorm2d(8, eps=0.1, affine=False), LayerSize(in_channels=0, out_channels=6), (2, 6, 3, 3)),
             (nn.InstanceNorm1d(8, affine=True), LayerSize(in_channels=0, out_channels=6), (2, 6, 3)),
             (nn.PReLU(8), LayerSize(in_channels=0, out_channels=6), (2, 6, 3)),
+            (nn.LayerNorm(8, eps=0.1), LayerSize(in_channels=0, out_channels=6), (2, 6)),
+            (nn.LayerNorm(8, elementwise_affine=False), LayerSize(in_channels=0, out_channels=6), (2, 6)),
+            (nn.RMSNorm(8), LayerSize(in_channels=0, out_channels=6), (2, 6)),
+            (nn.Embedding(5, 8, padding_idx=0), LayerSize(in_channels=0, out_channels=6), (2,)),
         ],
     )
     def test_keeps_every_other_setting(self, layer: nn.Module, size: LayerSize, sample: tuple[int, ...]) -> None:
@@ -95,7 +102,8 @@ class TestResizing:
         resized = model[0]
         assert layer_sizes(model) == {"0": size}
         assert type(resized) is type(layer)
-        assert resized(torch.zeros(sample)).shape[1] == 6
+        inputs = torch.zeros(sample, dtype=torch.long if isinstance(layer, nn.Embedding) else torch.float)
+        assert resized(inputs).shape[1] == 6
         sizes = {
             "in_channels",
             "out_channels",
@@ -104,6 +112,8 @@ class TestResizing:
             "out_features",
             "num_features",
             "num_parameters",
+            "normalized_shape",
+            "embedding_dim",
         }
         for name, value in vars(layer).items():
             if not name.startswith("_") and name not in sizes:
@@ -111,7 +121,25 @@ class TestResizing:
 
     def test_is_not_for_layers_whose_tensors_have_other_names(self) -> None:
         assert size_of(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))) is None
-        assert size_of(nn.LayerNorm(4)) is None
+        assert size_of(nn.LayerNorm([4, 4])) is None
+
+
+class TestResizingOutsideOfLayers:
+    def test_parameters_and_buffers_keep_what_they_are(self) -> None:
+        model = nn.Module()
+        model.token = nn.Parameter(torch.ones(1, 8))
+        model.register_buffer("places", torch.ones(4, 8))
+        Resize(layers={}, tensors={"token": (1, 6), "places": (4, 6)}).apply(model)
+        assert {name: tuple(each.shape) for name, each in model.named_parameters()} == {"token": (1, 6)}
+        assert {name: tuple(each.shape) for name, each in model.named_buffers()} == {"places": (4, 6)}
+
+    def test_integers_are_set_where_code_reads_them(self) -> None:
+        model = nn.MultiheadAttention(8, 4)
+        Resize(layers={}, attributes={"num_heads": 2}).apply(model)
+        assert model.num_heads == 2
+
+    def test_edits_of_earlier_versions_load(self) -> None:
+        assert Resize.model_validate({"edit": "resize", "layers": {}}) == Resize(layers={})
 
 
 class TestFactored:

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from potstill.pipeline.artifact import Artifact
-from potstill.pipeline.blueprint import Blueprint, Factors
+from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.blueprint import Factorize as FactorizeEdit
 from potstill.pipeline.cost import macs, macs_by_layer
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import StageError
+from potstill.pipeline.factors import Factors
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Calibration
 from potstill.pipeline.teacher import Teacher
@@ -29,14 +30,13 @@ from potstill.stages.factorization.decomposition import (
     tucker2_energies,
     tucker2_factors,
 )
-from potstill.stages.factorization.layers import factors_of
 from potstill.stages.factorization.variational import vbmf_rank
 from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
-from tests.support.factorization import planned
+from tests.support.factorization import factors_of, planned
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
@@ -211,7 +211,7 @@ class TestSpatial:
     def test_a_layer_of_full_rank_is_reproduced(self, settings: dict[str, Any]) -> None:
         layer = nn.Conv2d(4, 6, **settings).double()
         height, width = layer.kernel_size
-        factors = factors_of(layer, Factors(kind="spatial", ranks=(min(4 * height, 6 * width),)), "layer").double()
+        factors = factors_of(layer, Factors(kind="spatial", ranks=(min(4 * height, 6 * width),))).double()
         x = torch.randn(2, 4, 11, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(factors(x), layer(x), rtol=0, atol=1e-5)
 
@@ -233,7 +233,7 @@ class TestSpatial:
         (plan,) = planned(nn.Sequential(layer), inputs, 1 - 1e-6, 1, kinds=("tucker2", "spatial"))
         assert plan.factors.kind == "spatial"
         assert plan.factors.ranks == (2,)
-        assert plan.macs_after == 4 * 8 * 2 * 16 * 3 + 4 * 4 * 16 * 2 * 3
+        assert plan.after.macs == 4 * 8 * 2 * 16 * 3 + 4 * 4 * 16 * 2 * 3
 
     def test_comes_back_from_disk(
         self, compressible: Artifact, new_context: NewContext, data: Dataset, tmp_path: Path
@@ -314,7 +314,7 @@ class TestFactors:
 
     def _factorized(self, layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
         factors = Factors(kind="svd" if len(ranks) == 1 else "tucker2", ranks=ranks)
-        return factors_of(layer, factors, "layer")
+        return factors_of(layer, factors)
 
 
 class TestWhereItPays:
@@ -343,8 +343,8 @@ class TestWhereItPays:
         model = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False))
         (plan,) = planned(model, {"x": torch.zeros(1, 8, 16, 16)}, 1e-6, 4, ())
         assert plan.factors.ranks == (4, 4)
-        assert plan.macs_before == 8 * 8 * 8 * 16 * 9
-        assert plan.macs_after == 16 * 16 * 8 * 4 + 8 * 8 * 4 * 4 * 9 + 8 * 8 * 4 * 16
+        assert plan.before.macs == 8 * 8 * 8 * 16 * 9
+        assert plan.after.macs == 16 * 16 * 8 * 4 + 8 * 8 * 4 * 4 * 9 + 8 * 8 * 4 * 16
 
     def test_a_layer_called_twice_counts_twice(self) -> None:
         layer = nn.Linear(32, 32)
@@ -358,7 +358,7 @@ class TestWhereItPays:
                 return self.layer(self.layer(x))
 
         (plan,) = planned(Twice(), {"x": torch.zeros(2, 32)}, 1e-6, 8, ())
-        assert (plan.macs_before, plan.macs_after) == (2 * 32 * 32, 2 * 2 * 32 * 8)
+        assert (plan.before.macs, plan.after.macs) == (2 * 32 * 32, 2 * 2 * 32 * 8)
 
     def test_grouped_convolutions_are_no_candidates(self) -> None:
         model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3))
@@ -399,7 +399,7 @@ class TestWhereItPays:
         self, new_artifact: NewArtifact, new_context: NewContext
     ) -> None:
         model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        with pytest.raises(StageError, match="no linear layer and no ungrouped 2-d convolution"):
+        with pytest.raises(StageError, match="no layer to factorize by svd, tucker2"):
             stage(0.5).run(replace(new_artifact(), model=model), new_context())
 
     def test_a_model_that_reaches_into_a_factorized_layer_is_an_error_that_names_the_mend(self) -> None:

@@ -65,3 +65,16 @@ class TestGate:
         report: Report = samples.sample_report()
         assert all(row.speedup is not None for row in report.earned[1:])
         assert isinstance(report.steps[-1].timing, Comparison)
+
+    @pytest.mark.parametrize(("shrinks", "said"), [(True, False), (False, True)])
+    def test_a_step_that_is_there_for_the_files_size_is_held_to_that(
+        self, shrinks: bool, said: bool, slow: Report
+    ) -> None:
+        before, step = slow.steps[-2:]
+        assert step.gate is not None
+        size = before.engine.file_bytes // 2 if shrinks else 2 * before.engine.file_bytes
+        engine = step.engine.model_copy(update={"file_bytes": size})
+        step = step.model_copy(update={"gate": step.gate.model_copy(update={"aim": "size"}), "engine": engine})
+        sentences = report_tables.gate_sentences(slow.model_copy(update={"steps": (*slow.steps[:-1], step)}))
+        told = f"{step.name} did not make the engine's file smaller: 2.00× larger beside {before.name}."
+        assert (told in sentences) is said

@@ -16,8 +16,9 @@ from potstill.pipeline.errors import StageError
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning import evidence
 from potstill.stages.pruning.blocks import Block, blocks, by_rise, evenly, structure
-from potstill.stages.pruning.groups import ChannelGroup, Member, channel_groups
+from potstill.stages.pruning.groups import ChannelGroup, Member
 from potstill.stages.pruning.importance import Criterion, Scored, channel_rows, scored
+from potstill.stages.pruning.units import channel_groups
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
 
@@ -59,6 +60,10 @@ class TestRows:
             assert layer.weight.grad is not None
             used = channel_rows(layer, layer.weight.grad, written=True).ne(0).any(1)
             assert used.nonzero().flatten().tolist() == [channel]
+
+    def test_of_an_embeddings_channel_are_what_it_holds_for_every_word(self) -> None:
+        layer = nn.Embedding(5, 3)
+        assert torch.equal(channel_rows(layer, layer.weight, written=True), layer.weight.T)
 
     @pytest.mark.parametrize("layer", LAYERS, ids=str)
     def test_of_a_read_channel_are_the_weights_that_it_meets(self, layer: nn.Conv2d) -> None:

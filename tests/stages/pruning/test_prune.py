@@ -21,6 +21,8 @@ from potstill.stages.pruning.importance import Criterion
 from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
+from tests.support.contexts import context_on
+from tests.support.family_data import family_artifact, family_data
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
@@ -97,6 +99,8 @@ class TestCut:
             "flattened",
             "transposed",
             "frozen",
+            "chunks",
+            "layer_normed",
         ],
     )
     def test_of_every_kind_of_network_rebuilds_to_the_same_outputs(
@@ -166,6 +170,44 @@ class TestCut:
         assert not torch.equal(outputs(recovered, data), outputs(cut, data))
 
 
+class TestTransformers:
+    @pytest.mark.parametrize("criterion", ["taylor", "fpgm", "random"])
+    def test_lose_their_stream_and_the_widths_of_heads_by_any_criterion(self, criterion: str, tmp_path: Path) -> None:
+        data = family_data("text_encoder")
+        artifact, context = family_artifact("text_encoder", data), context_on(data, tmp_path)
+        pruned = prune({"parameters": 0.6}, criterion=criterion, round_to=4).run(artifact, context)
+        left = written(pruned)
+        assert left["words"] == left["positions"] == left["norm"] == left["layers.1.project"] < 32
+        assert left["layers.0.attention.query"] == left["layers.0.attention.key"] < 32
+        assert left["layers.0.attention.value"] < 32
+        pruned.save(tmp_path / "saved", data.example())
+        assert torch.equal(outputs(Artifact.load(tmp_path / "saved"), data), outputs(pruned, data))
+
+    def test_keep_what_no_layer_reads_where_only_that_is_judged(self, tmp_path: Path) -> None:
+        data = family_data("text_encoder")
+        artifact, context = family_artifact("text_encoder", data), context_on(data, tmp_path)
+        left = written(prune({"parameters": 0.6}, criterion="activation", round_to=4).run(artifact, context))
+        assert left["layers.0.attention.query"] == left["layers.0.attention.key"] == 32
+        assert "`criterion: activation` says nothing about them, since no layer reads them" in str(
+            context.journal.facts["left alone"]
+        )
+
+    def test_lose_whole_heads_where_asked(self, tmp_path: Path) -> None:
+        data = family_data("vit_fused_qkv")
+        artifact, context = family_artifact("vit_fused_qkv", data), context_on(data, tmp_path)
+        pruned = prune({"macs": 0.5}, heads=True, scope="uniform").run(artifact, context)
+        edit = pruned.blueprint.edits[-1]
+        assert isinstance(edit, Resize)
+        assert edit.attributes == {f"layers.{layer}.attention.heads": 2 for layer in (0, 1)}
+        assert written(pruned)["layers.0.attention.qkv"] == 48
+        pruned.save(tmp_path / "saved", data.example())
+        assert torch.equal(outputs(Artifact.load(tmp_path / "saved"), data), outputs(pruned, data))
+
+    def test_without_heads_cannot_lose_any(self, zoo_artifact: ZooArtifact, new_context: NewContext) -> None:
+        with pytest.raises(StageError, match=r"`heads: true`, but there is no attention.* Mend: drop `heads`"):
+            prune({"macs": 0.5}, heads=True).run(zoo_artifact("layer_normed"), new_context())
+
+
 class TestLeavingAlone:
     def test_ignored_layers_keep_their_outputs(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
         artifact, context = new_artifact(width=16), new_context()
@@ -177,30 +219,30 @@ class TestLeavingAlone:
         with pytest.raises(StageError, match=r"stage3\.\*"):
             prune({"macs": 0.8}, ignore=("stage3.*",)).run(new_artifact(width=16), new_context())
 
-    def test_padding_shortcuts_keep_their_channels_and_the_blocks_are_cut_inside(
+    def test_padding_shortcuts_keep_the_channels_that_meet_the_padding(
         self, new_context: NewContext, data: Dataset
     ) -> None:
         reference = ResNet(depth=8, width=16, shortcut="pad")
         blueprint = Blueprint(model=reference, input_shapes=data.input_shapes, num_classes=4)
         artifact, context = Artifact(model=blueprint.build().eval(), blueprint=blueprint), new_context()
-        pruned = prune({"macs": 0.7}).run(artifact, context)
-        before = written(artifact)
-        cut = {path for path, count in written(pruned).items() if count != before[path]}
-        assert cut
-        assert all(path.endswith((".conv1", ".bn1")) and path.startswith("layer") for path in cut)
-        assert "conv1, bn1, layer1.0.bn2, layer2.0.bn2, layer3.0.bn2" in str(context.journal.facts["left alone"])
+        pruned = prune({"macs": 0.4}, round_to=4).run(artifact, context)
+        left = written(pruned)
+        stem = left["conv1"]
+        assert stem < 16
+        # A stage keeps its 16 or 32 channels of padding, and those of the stage before that meet them.
+        assert (left["layer1.0.conv2"], left["layer2.0.conv2"], left["layer3.0.conv2"]) == (stem, stem + 16, stem + 48)
+        assert "layer2.0.conv2, layer2.0.bn2, layer3.0.conv2, layer3.0.bn2 keep some of their channels" in str(
+            context.journal.facts["left alone"]
+        )
 
-    def test_halves_that_must_stay_equal_are_not_cut(self, zoo_artifact: ZooArtifact, new_context: NewContext) -> None:
-        context = new_context()
-        pruned = prune({"macs": 0.8}).run(zoo_artifact("chunks"), context)
-        assert written(pruned)["stem.0"] == 32
-        assert "stem.0, stem.1 keep their channels" in str(context.journal.facts["left alone"])
-
-    def test_a_layer_norm_keeps_its_width(self, zoo_artifact: ZooArtifact, new_context: NewContext) -> None:
-        context = new_context()
-        pruned = prune({"parameters": 0.9}).run(zoo_artifact("layer_normed"), context)
-        assert written(pruned) == {"embed": 32, "hidden": 32, "linear": 4}
-        assert "LayerNorm, whose channels cannot be taken out" in str(context.journal.facts["left alone"])
+    def test_a_recurrent_layer_and_what_enters_it(self, tmp_path: Path) -> None:
+        data = family_data("lstm")
+        context = context_on(data, tmp_path)
+        pruned = prune({"channels": 0.9}).run(family_artifact("lstm", data), context)
+        assert (written(pruned)["embed"], written(pruned)["hidden"]) == (16, 24)
+        assert "recurrent keeps its channels: what happens inside of it (LSTM" in str(
+            context.journal.facts["left alone"]
+        )
 
     def test_a_layer_that_stands_at_two_places_is_not_cut(
         self, zoo_artifact: ZooArtifact, new_context: NewContext

@@ -1,0 +1,1 @@
+"""Codebooks that the weights of a layer share."""

@@ -1,0 +1,1 @@
+"""Compact filters in the place of dense ones."""
