@@ -17,7 +17,7 @@ from ..pipeline.quiet import quiet
 from ..pipeline.sharing import plain
 from ..pipeline.sparsity import holds
 from .codebooks import with_codebooks
-from .target import QUANTIZED
+from .target import FLOAT
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -48,9 +48,9 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
     layers that are recorded as 2:4 sparse are not.
     """
     model = _normalized(_graph(artifact, precision, inputs), inputs)
+    with_codebooks(model, artifact.model)
     if artifact.quantization is not None and artifact.quantization.weight_bits == 4:
         _pack_four_bits(model.graph)
-    with_codebooks(model, artifact.model)
     for key, value in (
         ("recipe_hash", metadata.recipe_hash),
         ("stage", metadata.stage),
@@ -109,7 +109,7 @@ def layer_name(node: "NodeProto") -> str:
 
 
 def _graph(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor]) -> nn.Module:
-    if precision not in QUANTIZED:
+    if precision == FLOAT:
         return capture(plain(artifact.model), inputs)
     if artifact.quantization is None or artifact.quantization.scheme != precision:
         quantized = "not quantized" if artifact.quantization is None else f"quantized to {artifact.quantization.scheme}"

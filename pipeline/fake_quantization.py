@@ -109,6 +109,7 @@ class WeightQuantizer(FakeQuantizeBase):
         """`axis` is that of the output channels."""
         super().__init__()
         self.bits: Literal[7, 8] = bits
+        self.axis: Literal[0, 1] = axis
         self.largest_code = 2 ** (bits - 1) - 1
         self.follows = True
         self.rounds = True
@@ -121,12 +122,16 @@ class WeightQuantizer(FakeQuantizeBase):
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
         """The weight `x` on its grid."""
         if self.follows:
-            largest = x.detach().abs().transpose(0, self.ch_axis).flatten(1).amax(1)
+            largest = x.detach().abs().transpose(0, self.axis).flatten(1).amax(1)
             self.scale = (largest / self.largest_code).clamp(min=torch.finfo(torch.float32).eps)
             self.zero_point = torch.zeros(len(self.scale), dtype=torch.int32, device=x.device)
         if not self.rounds:
             return x
         return rounded(x, self.along_channels(self.scale, x), None, -self.largest_code, self.largest_code)
+
+    def along_channels(self, values: Tensor, weight: Tensor) -> Tensor:
+        """One number an output channel, shaped to be broadcast against the weight."""
+        return values.view(-1, *(1,) * (weight.ndim - 1 - self.axis))
 
     def hold(self, scale: Tensor) -> None:
         """Keep these scales, one an output channel, whatever the weight becomes."""
@@ -144,12 +149,6 @@ class WeightQuantizer(FakeQuantizeBase):
             return weight
         ends = self.along_channels(self.held() * self.largest_code, weight)
         return weight.minimum(ends).maximum(-ends)
-
-    def along_channels(self, values: Tensor, weight: Tensor) -> Tensor:
-        """One value an output channel, to be broadcast against the weight."""
-        shape = [1] * weight.ndim
-        shape[self.ch_axis] = -1
-        return values.view(shape)
 
     def calculate_qparams(  # pyright: ignore[reportIncompatibleMethodOverride] - untyped in torchao
         self, **kwargs: Any
@@ -201,9 +200,9 @@ class FakeQuantizedModel(Marked):
         """The quantizer of the activation called `name`."""
         return cast(ActivationQuantizer, self._quantizers[name])
 
-    def weight(self, name: str) -> WeightQuantizer:
-        """The quantizer of the weight called `name`."""
-        return cast(WeightQuantizer, self._quantizers[name])
+    def weights(self) -> dict[str, WeightQuantizer]:
+        """The quantizers of weights with one scale an output channel, by the weights' names."""
+        return {name: each for name, each in self._quantizers.items() if isinstance(each, WeightQuantizer)}
 
     @contextmanager
     def rounding(self, on: bool, names: Iterable[str] | None = None) -> Generator[None, None, None]:
@@ -236,8 +235,7 @@ class FakeQuantizedModel(Marked):
     def trained_state(self) -> dict[str, Tensor]:
         """The same without gradients; weights end where learned grids do, which changes none of their codes."""
         state = {name: tensor.detach() for name, tensor in self.float_state().items()}
-        weights = {name: each for name, each in self._quantizers.items() if isinstance(each, WeightQuantizer)}
-        return state | {name: quantizer.clipped(state[name]) for name, quantizer in weights.items()}
+        return state | {name: quantizer.clipped(state[name]) for name, quantizer in self.weights().items()}
 
 
 def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping[str, Tensor]) -> FakeQuantizedModel:
@@ -288,9 +286,8 @@ def _is_within(node: fx.Node, path: str) -> bool:
 def quantization_of(model: FakeQuantizedModel, quantization: Quantization) -> Quantization:
     """The same placement with the grids as they now stand."""
     ranges = {name: model.activation(name).range() for name in quantization.activations}
-    # Those of weights in groups always follow their values.
-    weights = {} if quantization.group_size else {name: model.weight(name) for name in quantization.weights}
-    scales = {name: tuple(map(float, weight.held())) for name, weight in weights.items() if not weight.follows}
+    held = {name: each for name, each in model.weights().items() if not each.follows}
+    scales = {name: tuple(map(float, weight.held())) for name, weight in held.items()}
     return quantization.model_copy(update={"activations": ranges, "weight_scales": scales})
 
 

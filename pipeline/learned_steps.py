@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .fake_quantization import ActivationQuantizer, AnyQuantizer, FakeQuantizedModel, WeightQuantizer
+from .fake_quantization import ActivationQuantizer, FakeQuantizedModel, WeightQuantizer
+from .grouped_quantizer import GroupedWeightQuantizer
 from .quantization import ACTIVATION_LEVELS, ActivationRange
 from .rounding import clipped, in_memory_order, inside, scaled, shifted
 
@@ -23,14 +24,16 @@ def learn_steps(model: FakeQuantizedModel, inputs: Mapping[str, Tensor]) -> None
     `quantization_of` and `float_state` give what was learned.
     """
     model(*inputs.values())  # the weights' scales follow the weights on each call
+    model.replace_quantizers(_learned)
 
-    def learned(quantizer: AnyQuantizer) -> AnyQuantizer:
-        if isinstance(quantizer, ActivationQuantizer):
-            return LearnedActivation(quantizer.range())
-        assert isinstance(quantizer, WeightQuantizer)  # the quantize stage refuses to learn the steps of others
+
+def _learned(
+    quantizer: ActivationQuantizer | WeightQuantizer | GroupedWeightQuantizer,
+) -> "LearnedWeight | LearnedActivation":
+    if isinstance(quantizer, WeightQuantizer):
         return LearnedWeight(quantizer)
-
-    model.replace_quantizers(learned)
+    assert isinstance(quantizer, ActivationQuantizer)  # the stage refuses to learn the grids of weights in groups
+    return LearnedActivation(quantizer.range())
 
 
 class LearnedActivation(ActivationQuantizer):
@@ -61,7 +64,7 @@ class LearnedWeight(WeightQuantizer):
     """Rounds a weight to int8 with one learned scale an output channel; what lies beyond the last code is clipped."""
 
     def __init__(self, start: WeightQuantizer) -> None:
-        super().__init__(bits=start.bits, axis=start.ch_axis)
+        super().__init__(bits=start.bits, axis=start.axis)
         self.hold(start.scale)
         self.step = nn.Parameter(self.scale.clone())
 
@@ -69,8 +72,8 @@ class LearnedWeight(WeightQuantizer):
         """The weight `x` on its grid; the gradients are those of LSQ."""
         if not self.rounds:
             return x
-        step, num_values = self.along_channels(self.step, x), x.numel() // len(self.step)
-        return _on_grid(x, step, None, -self.largest_code, self.largest_code, num_values=num_values)
+        step, of_channel = self.along_channels(self.step, x), x.numel() // len(self.step)
+        return _on_grid(x, step, None, -self.largest_code, self.largest_code, num_values=of_channel)
 
     def held(self) -> Tensor:
         """The scales as they stand."""

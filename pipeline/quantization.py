@@ -20,10 +20,10 @@ from .errors import ModelError
 
 ACTIVATION_LEVELS = 255
 
+CalibrationMethod = Literal["min_max", "percentile", "mse", "entropy"]
+
 Scheme = Literal["int8", "int8_weights", "int4_weights"]
 """What is rounded, and the precision of the engines that this gives: activations and weights, or weights alone."""
-
-CalibrationMethod = Literal["min_max", "percentile", "mse", "entropy"]
 
 
 class ActivationRange(BaseModel):

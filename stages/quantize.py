@@ -50,26 +50,24 @@ class Quantize(Stage, frozen=True, extra="forbid"):
     recover: Recovery = Recovery(epochs=1)
 
     @model_validator(mode="after")
-    def _learns_while_it_recovers(self) -> Self:
+    def _settings_fit(self) -> Self:
         if self.learn_steps and self.recover.epochs == 0:
             raise ValueError(
                 "`learn_steps` trains the grids while the model recovers: give `recover.epochs`, or drop it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _settings_fit_the_scheme(self) -> Self:
         if self.scheme == "int8":
             if self.group_size is not None:
                 raise ValueError(
                     "`group_size` is for `scheme: int8_weights` or `int4_weights`; int8 has one scale an output channel"
                 )
-        elif self.learn_steps:
-            raise ValueError(f"`learn_steps` is for `scheme: int8`; the grids of {self.scheme} follow the weights")
-        elif self.weight_bits != "auto":
+            return self
+        if self.weight_bits != "auto":
             raise ValueError(f"`weight_bits` is for `scheme: int8`; {self.scheme} says it already")
-        elif self.calibration != Calibration():
+        if self.calibration != Calibration():
             raise ValueError(f"`calibration` finds the ranges of activations, which {self.scheme} leaves in float")
+        given = [name for name in ("equalize", "bias_correction", "learn_steps") if getattr(self, name)]
+        if given:
+            raise ValueError(f"`{given[0]}` is for `scheme: int8`; the grids of {self.scheme} follow the weights")
         return self
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
