@@ -105,7 +105,7 @@ class WeightQuantizer(FakeQuantizeBase):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, *, bits: Literal[7, 8], axis: int = 0, **_: Any) -> None:
+    def __init__(self, *, bits: Literal[7, 8], axis: Literal[0, 1] = 0, **_: Any) -> None:
         """`axis` is that of the output channels."""
         super().__init__()
         self.bits: Literal[7, 8] = bits
@@ -157,13 +157,13 @@ class WeightQuantizer(FakeQuantizeBase):
         return self.scale, self.zero_point
 
 
-AnyQuantizer = ActivationQuantizer | WeightQuantizer | GroupedWeightQuantizer
+_AnyQuantizer = ActivationQuantizer | WeightQuantizer | GroupedWeightQuantizer
 
 
 class FakeQuantizedModel(Marked):
     """A captured graph with a quantizer on every tensor that its `Quantization` names."""
 
-    def __init__(self, graph: fx.GraphModule, quantizers: Mapping[str, AnyQuantizer], *, follows: bool) -> None:
+    def __init__(self, graph: fx.GraphModule, quantizers: Mapping[str, _AnyQuantizer], *, follows: bool) -> None:
         """The activations' ranges follow what they see in training mode if `follows`, else they hold."""
         super().__init__()
         self.graph = graph
@@ -216,7 +216,7 @@ class FakeQuantizedModel(Marked):
             for quantizer in chosen:
                 quantizer.rounds = True
 
-    def replace_quantizers(self, make: Callable[["AnyQuantizer"], "AnyQuantizer"]) -> None:
+    def replace_quantizers(self, make: Callable[["_AnyQuantizer"], "_AnyQuantizer"]) -> None:
         """Put what `make` returns in the place of each quantizer."""
         made = {id(old): make(old) for old in self._quantizers.values()}
         modules = cast(Iterable[tuple[str, nn.Module]], self.graph.named_modules(remove_duplicate=False))
@@ -256,7 +256,7 @@ def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping
     paths = {placed[node.args[0].name]: str(node.target) for node in prepared.graph.nodes if node.op == "call_module"}
     for name, source in quantization.shared.items():
         prepared.set_submodule(paths[name], prepared.get_submodule(paths[source]))
-    quantizers = {name: cast(AnyQuantizer, prepared.get_submodule(path)) for name, path in paths.items()}
+    quantizers = {name: cast(_AnyQuantizer, prepared.get_submodule(path)) for name, path in paths.items()}
     for name, grid in quantization.activations.items():
         cast(ActivationQuantizer, quantizers[name]).set_range(grid)
     for name, scales in quantization.weight_scales.items():
@@ -330,7 +330,7 @@ class _NamedTensors(Quantizer):
         """Nothing to check: names that fit no tensor were refused before."""
 
 
-def _channel_axis(weight: fx.Node) -> int:
+def _channel_axis(weight: fx.Node) -> Literal[0, 1]:
     """Of a weight's output channels."""
     return 1 if any(operator_name(user).startswith("conv_transpose") for user in weight.users) else 0
 

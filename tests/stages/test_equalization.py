@@ -192,3 +192,10 @@ def test_an_equalized_int8_model_is_recorded_and_survives_saving(
     assert len(context.journal.facts["equalized pairs"]) == 3  # type: ignore[arg-type]
     quantized.save(context.directory / "saved", context.data.example())
     assert Artifact.load(context.directory / "saved").quantization == quantized.quantization
+
+
+def test_a_transposed_convolution_begins_and_ends_no_pair() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    found = equalizable(capture(model, {"image": torch.randn(2, 1, 4, 4)}))
+    assert found.pairs == ()
+    assert found.left["0"] == "conv_transpose2d follows it"
