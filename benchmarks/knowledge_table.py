@@ -33,7 +33,7 @@ from potstill.pipeline.progress import Silent
 from potstill.pipeline.recipe import load_recipe
 from potstill.pipeline.seeding import derive
 from potstill.pipeline.teacher import Teacher
-from potstill.pipeline.training import accuracy
+from potstill.pipeline.training import metric_of
 from potstill.stages.distill import Distill
 from potstill.stages.knowledge.objective import methods
 
@@ -107,7 +107,7 @@ class Table:
                     artifact = step.stage.run(artifact, context)
             self._teacher, self._artifact = self.plan.teacher_of(artifact, self._lines.parent), artifact
             context = self.plan.context(self.plan.steps()[-1], self._folder("x"), Silent(), Journal(), None, {})
-            right = accuracy(self._teacher.model(context), self.plan.data.test, context)
+            right = metric_of(self._teacher.model(context), self.plan.data.test, context)
             print(f"teacher: {100 * right:.2f} %", flush=True)
         return self._teacher, self._artifact
 
@@ -125,7 +125,7 @@ class Table:
         return Result(
             method=name,
             seed=seed,
-            test=accuracy(student.model, self.plan.data.test, context),
+            test=metric_of(student.model, self.plan.data.test, context),
             validation=validations[-1] if validations else None,
             best_validation=max(validations) if validations else None,
             seconds=seconds,

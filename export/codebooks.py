@@ -5,7 +5,7 @@ file: ONNX Runtime's optimised graph is that of the float weights.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ READERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
 """The operators that torch makes of the layers whose weights can share values."""
 ROUNDING = 1e-5
 """By how much of its largest value a weight may differ from what its codebook gives: a few roundings of float32."""
+
+UNPACKED = "unpacked:"
+"""Begins the names of what the operators make on the way to a weight."""
 
 _Floats = NDArray[np.float32]
 
@@ -45,6 +48,39 @@ def with_codebooks(model: "ModelProto", network: nn.Module) -> None:
     nodes = [*unpacking.nodes, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def with_floats(model: "ModelProto") -> "ModelProto":
+    """A copy with float weights in place of codebooks, for a runtime that has no operators on bits."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    unpacking = [node for node in graph.node if node.output[0].startswith(UNPACKED) or _ends_unpacking(node)]
+    if not unpacking:
+        return copy
+    made = {name for node in unpacking for name in node.output}
+    rest = [node for node in graph.node if node.output[0] not in made]
+    wanted = sorted(made & {name for node in rest for name in node.input})
+    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted]
+    weights = onnx.helper.make_graph(unpacking, "weights", [], outputs, graph.initializer)
+    alone = onnx.helper.make_model(weights, opset_imports=copy.opset_import, ir_version=copy.ir_version)
+    values = cast(list[NDArray[Any]], ReferenceEvaluator(alone).run(None, {}))  # pyright: ignore[reportUnknownMemberType] - untyped
+    del graph.node[:]
+    graph.node.extend(rest)
+    read = {name for node in rest for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in zip(wanted, values, strict=True)
+    )
+    return copy
+
+
+def _ends_unpacking(node: "NodeProto") -> bool:
+    return any(name.startswith(UNPACKED) for name in node.input) and node.op_type in ("Reshape", "Mul", "Transpose")
 
 
 def _exported_weight(
@@ -155,7 +191,7 @@ class _Unpacking:
     def _operator(self, operator: str, inputs: list[str], **settings: Any) -> str:
         import onnx
 
-        result = f"unpacked:{len(self.nodes)}"
+        result = f"{UNPACKED}{len(self.nodes)}"
         # A runtime's profile finds the layer by what stands before the last slash.
         name = f"{self._path}/{operator}:{len(self.nodes)}"
         self.nodes.append(onnx.helper.make_node(operator, inputs, [result], name=name, **settings))

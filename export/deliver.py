@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+import numpy as np
 import torch
 from pydantic import Field, JsonValue
 
@@ -20,22 +22,26 @@ from .audit import demand_share, without_float_layers
 from .diagnosis import diagnosis
 from .engine import Array
 from .latency import compare
-from .measurement import Accuracy, Audit, Comparison, EngineMeasurement, OperatorTime, Parity, Value
+from .measurement import Audit, Comparison, EngineMeasurement, OperatorTime, Parity, Value
 from .onnx_file import OUTPUT, OnnxMetadata, exported
 from .parity import demand_parity, numpy_inputs, parity_of
+from .scores import Values, paired_change, score_of
 from .target import QUANTIZED, Target
 
 __all__ = [
     "BuiltEngine",
+    "Measured",
     "OnnxMetadata",
     "build_engine",
     "compare_engines",
     "diagnose",
     "measure_engine",
+    "paired_change",
     "rehearse_engine",
 ]
 
 RECORD = "engine.json"
+MEASUREMENT, VALUES = "measurement.json", "values.npy"
 
 PROFILES = 3
 """How often both engines are profiled for a diagnosis; the fastest time of each operator counts."""
@@ -117,15 +123,35 @@ def rehearse_engine(artifact: Artifact, target: Target, precision: str, data: Da
         target.build(exported(artifact, precision, data.example(), metadata), precision, Path(folder))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of an engine, and what each test sample added to its score."""
+
+    engine: EngineMeasurement
+    values: Values
+
+    def save(self, folder: Path) -> None:
+        """Write ``measurement.json`` and ``values.npy``."""
+        (folder / MEASUREMENT).write_text(self.engine.model_dump_json(indent=1))
+        np.save(folder / VALUES, self.values, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` left in a folder."""
+        engine = EngineMeasurement.model_validate_json((folder / MEASUREMENT).read_bytes())
+        return cls(engine, np.load(folder / VALUES, allow_pickle=False))
+
+
 def measure_engine(
     built: BuiltEngine, baseline: BuiltEngine, target: Target, data: Dataset, task: Task, *, file: str
-) -> EngineMeasurement:
-    """The engine's accuracy over the whole test split, and its latency beside the baseline's at every batch size.
+) -> Measured:
+    """The engine's score over the whole test split, and its latency beside the baseline's at every batch size.
 
     `file` is what the report calls the engine's file.
     """
     timing = compare(target, built.path, baseline.path, {batch: _inputs(data, batch) for batch in target.batch})
-    return EngineMeasurement(
+    values = _values(built, target, data, task)
+    engine = EngineMeasurement(
         target=built.label,
         runtime=target.runtime,
         device=target.device,
@@ -133,12 +159,13 @@ def measure_engine(
         threads=target.threads,
         file=file,
         file_bytes=built.file_bytes,
-        accuracy=_accuracy(built, target, data, task),
+        score=score_of(values, task.metric),
         latency=timing.comparisons,
         peak_memory_bytes=timing.peak_memory_bytes,
         parity=built.parity,
         audit=built.audit,
     )
+    return Measured(engine, values)
 
 
 def compare_engines(built: BuiltEngine, before: BuiltEngine, target: Target, data: Dataset) -> Comparison:
@@ -170,10 +197,10 @@ def _inputs(data: Dataset, batch: int) -> dict[str, Array]:
     return numpy_inputs(data.test.batch(torch.arange(batch) % len(data.test)).inputs)
 
 
-def _accuracy(built: BuiltEngine, target: Target, data: Dataset, task: Task) -> Accuracy:
-    correct = 0
+def _values(built: BuiltEngine, target: Target, data: Dataset, task: Task) -> Values:
+    found: list[Values] = []
     with target.open(built.path) as engine:
         for batch in data.test.batches(data.batch_size):
             outputs = engine.run(numpy_inputs(batch.inputs))[OUTPUT]
-            correct += task.correct(torch.as_tensor(outputs), batch.target)
-    return Accuracy(correct=correct, count=len(data.test))
+            found.append(task.values(torch.as_tensor(outputs), batch.target).double().numpy())
+    return np.concatenate(found)

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from ..pipeline.bench import Aim, Verdict
+from ..pipeline.metric import ACCURACY, Metric
 
 P99_SAMPLES = 1000
 """Below this a 99th percentile hangs on fewer than ten samples, and is not given."""
@@ -63,6 +64,11 @@ class Accuracy(Value):
         return self
 
     @property
+    def metric(self) -> Metric:
+        """The share that is right, of a classification."""
+        return ACCURACY
+
+    @property
     def value(self) -> float:
         """The share that is right."""
         return self.correct / self.count
@@ -74,6 +80,39 @@ class Accuracy(Value):
         centre = (share + z * z / (2 * count)) / (1 + z * z / count)
         half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
         return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+class MeanScore(Value):
+    """A metric that is made of the mean of the samples' values."""
+
+    metric: Metric
+    count: int = Field(ge=1)
+    """Samples."""
+    value: float
+    interval: Interval
+    """By drawing the samples anew."""
+
+
+Score = Accuracy | MeanScore
+"""How good an engine is over a split."""
+
+
+class ScoreChange(Value):
+    """How much higher the second of two engines' metric is; of shares, 0.01 is one point."""
+
+    metric: Metric
+    value: float
+    interval: Interval
+
+    @property
+    def significant(self) -> bool:
+        """Whether the 95 % interval leaves out no change."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+    @property
+    def improves(self) -> bool:
+        """Whether it is for the better, by the metric's own direction."""
+        return self.metric.improves(self.value)
 
 
 class Latency(Value):
@@ -185,7 +224,7 @@ class EngineMeasurement(Value):
     file: str
     """Where the engine lies, from the run's folder."""
     file_bytes: int
-    accuracy: Accuracy
+    score: Score
     """Of this engine over the whole test split."""
     latency: tuple[Comparison, ...]
     """One a batch size, beside the baseline; the baseline itself is compared with itself."""

@@ -57,7 +57,7 @@ def parity_of(engine: Engine, artifact: Artifact, data: Dataset, precision: str)
     tiny = float(np.finfo(np.float32).tiny)
     mean_relative = float(difference.mean()) / max(spread, tiny)
     max_relative = float(difference.max()) / max(scale, tiny)
-    classifies = ours.ndim == 2 and ours.shape[1] > 1
+    classifies = bool(data.classes) and ours.ndim == 2 and ours.shape[1] > 1
     same = ours.argmax(1) == theirs.argmax(1) if classifies else None
     if precision in QUANTIZED:
         rounding = float(np.abs(floats - theirs).mean()) / max(spread, tiny)

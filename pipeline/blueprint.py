@@ -160,6 +160,8 @@ class Blueprint(_Frozen):
     input_shapes: dict[str, tuple[int, ...]]
     """By input name, without the batch axis."""
     num_classes: int
+    """How many outputs it has for one sample along their first axis: of a classification the classes, of a regression
+    the numbers or a map's channels; 0 where only the user's model and task know."""
     edits: tuple[Edit, ...] = ()
 
     def build(self) -> nn.Module:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, JsonValue
 from torch import Tensor
 
 from .augmentation import Augmentation, Draws, View, augmented
-from .data_checks import CheckedReading, Reading, Samples, checked
+from .data_checks import CheckedReading, Reading, Samples, Targets, checked
 from .errors import DataError
 from .fingerprints import fingerprint
 from .normalization import Normalization, Normalize, normalizations_of
@@ -37,7 +37,7 @@ class Batch:
     inputs: dict[str, Tensor]
     """By input name; images are normalised float32 of shape (B, C, H, W)."""
     target: Tensor
-    """int64 class numbers, shape (B,)."""
+    """int64 class numbers (B,); for a regression float32 (B, …); for the user's own task either."""
     index: Tensor
     """The samples' positions in their split, shape (B,)."""
     view: View | None = None
@@ -138,6 +138,7 @@ class Dataset:
     test: Split
     """Read for measuring, never for choosing."""
     classes: tuple[str, ...]
+    """Empty where the targets are no class numbers."""
     batch_size: int
     fingerprint: str
     """sha256 over all samples, labels and splits, the normalisation, the augmentation and the batch size."""
@@ -145,11 +146,29 @@ class Dataset:
     """How many distinct views of the training split there are; None: each epoch of each training has its own."""
     description: str
     """One line for people, such as ``handwritten digits 1x32x32: 1437 train, 360 test, 10 classes``."""
+    targets: Targets = "classes"
 
     @property
     def num_classes(self) -> int:
-        """How many outputs a classifier of this data has."""
+        """How many outputs a classifier of this data has; 0 where there are no classes."""
         return len(self.classes)
+
+    @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """What a model must give for one sample; None where only the user's own task knows."""
+        if self.targets == "any":
+            return None
+        return (self.num_classes,) if self.targets == "classes" else tuple(self.test.target.shape[1:])
+
+    @property
+    def num_outputs(self) -> int:
+        """How long a model's outputs for one sample are along their first axis: the logits, or a map's channels.
+
+        For a task of the user's own, as many as there are classes, else as a sample's fractions have; else 0.
+        """
+        if self.classes or not self.test.target.is_floating_point():
+            return self.num_classes
+        return self.test.target.shape[1] if self.test.target.ndim > 1 else 1
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -186,9 +205,12 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
     def read(self, directory: Path) -> Reading:
         """The samples as arrays; relative paths start at `directory`. DataError says what is wrong with them."""
 
-    def load(self, directory: Path) -> Dataset:
-        """Read, check, split and prepare. `directory` is the recipe's folder, where relative paths start."""
-        reading = checked(self.read(directory))
+    def load(self, directory: Path, targets: Targets = "classes") -> Dataset:
+        """Read, check, split and prepare. `directory` is the recipe's folder, where relative paths start.
+
+        `targets` is what the task takes.
+        """
+        reading = checked(self.read(directory), targets)
         train, validation = self._held_out(reading)
         self._check_augment(train)
         normalizations = normalizations_of(train.inputs, self.normalize, train.origin)
@@ -208,6 +230,7 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
             fingerprint=_fingerprint(splits, classes, self.batch_size, self.views),
             views=self.views,
             description=_description(reading.description, splits, classes),
+            targets=targets,
         )
 
     def _held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
@@ -240,16 +263,24 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
                 f"{train.origin}: `augment` moves all image inputs alike, but their sizes differ "
                 f"({', '.join(f'{name} {tuple(shape)}' for name, shape in shapes.items())}); leave `augment` out"
             )
+        if self.augment and train.target.ndim > 2:
+            raise DataError(
+                f"{train.origin}: `augment` moves the images, but not the targets, which are maps of shape "
+                f"{tuple(train.target.shape[1:])}; leave `augment` out, or give augmented pairs"
+            )
 
 
 def stratified(target: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`count` positions that hold each class in its share, and the other ones; both in ascending order.
 
-    The choice depends on the labels alone.
+    Of targets that are one number a sample, small and large ones get their share alike; of longer ones, chance decides.
+    The choice depends on the targets alone.
     """
     draws = seeded_generator(SPLIT_SEED, "split")
     order = torch.randperm(len(target), generator=draws)
-    by_class = order[torch.sort(target[order], stable=True).indices]
+    by_class = order
+    if target[0].numel() == 1:
+        by_class = order[torch.sort(target.flatten()[order], stable=True).indices]
     # Evenly spaced picks from samples sorted by class give each class its share, to within one sample.
     picks = (torch.arange(count, dtype=torch.float64) + 0.5) * len(target) / count
     chosen = torch.zeros(len(target), dtype=torch.bool)
@@ -281,4 +312,6 @@ def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...], batch_size:
 def _description(title: str, splits: dict[str, Split], classes: tuple[str, ...]) -> str:
     shapes = " + ".join("x".join(map(str, shape)) or "scalar" for shape in splits["test"].input_shapes.values())
     counts = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
-    return f"{title} {shapes}: {counts}, {len(classes)} classes"
+    shape = "x".join(map(str, splits["test"].target.shape[1:])) or "scalar"
+    targets = f"{len(classes)} classes" if classes else f"targets {shape}"
+    return f"{title} {shapes}: {counts}, {targets}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from .errors import DataError
 
 Array = NDArray[Any]
+Targets = Literal["classes", "numbers", "any"]
+"""What a task takes: a class's number a sample; numbers of one shape a sample; or whatever the user's own task does."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class RawSamples:
     inputs: Mapping[str, object]
     """By input name, the samples along the first axis; images are (N, C, H, W)."""
     target: object
-    """Class numbers from 0, one a sample."""
+    """Class numbers from 0, one a sample; for other tasks than a classification, an array (N, …)."""
     origin: str
     """Where it was read, for messages: a file, or a function's result."""
 
@@ -46,7 +48,7 @@ class Samples:
     inputs: dict[str, Tensor]
     """uint8 as read; other images and all fractions in float32; other whole numbers in int64."""
     target: Tensor
-    """int64, shape (N,)."""
+    """Classes: int64 (N,). Numbers: float32 (N, …), those of one number a sample (N, 1). Else either, (N, …)."""
     origin: str
 
     def at(self, index: Tensor) -> "Samples":
@@ -62,32 +64,36 @@ class CheckedReading:
     test: Samples
     validation: Samples | None
     classes: tuple[str, ...]
+    """Empty where the targets are no class numbers."""
     description: str
 
 
-def checked(reading: Reading) -> CheckedReading:
+def checked(reading: Reading, targets: Targets = "classes") -> CheckedReading:
     """The reading as tensors. DataError, with the place and the mend, for anything that cannot be trained on."""
-    train = _samples(reading.train)
-    others = [_samples(raw) for raw in (reading.test, reading.validation) if raw is not None]
+    train = _samples(reading.train, targets)
+    others = [_samples(raw, targets) for raw in (reading.test, reading.validation) if raw is not None]
     for other in others:
         _check_alike(train, other)
-    classes = _classes(reading.classes, train)
-    for samples in (train, *others):
-        _check_range(samples, len(classes))
+    if targets != "classes" and len(others[0].target) < 2:
+        raise DataError(f"{reading.test.origin} holds one sample; two are needed to say how sure its measure is")
+    classes = _classes_for(targets, reading.classes, (train, *others))
     return CheckedReading(train, others[0], others[1] if others[1:] else None, classes, reading.description)
 
 
-def _samples(raw: RawSamples) -> Samples:
+def _samples(raw: RawSamples, targets: Targets) -> Samples:
     if not raw.inputs:
         raise DataError(f"{raw.origin} holds no inputs; give an array of samples, or a dict of arrays by input name")
-    target = _target(raw.target, f"{raw.origin}: the labels")
+    called = "labels" if targets == "classes" else "targets"
+    target = _READERS[targets](raw.target, f"{raw.origin}: the {called}")
     inputs: dict[str, Tensor] = {}
     for name, values in raw.inputs.items():
         where = f"{raw.origin}: {name}"
         array = array_of(values, where)
         if array.ndim == 0 or len(array) != len(target):
             count = len(array) if array.ndim else "no"
-            raise DataError(f"{where} holds {count} samples for {len(target)} labels; there must be one label a sample")
+            raise DataError(
+                f"{where} holds {count} samples for {len(target)} {called}; there must be one {called[:-1]} a sample"
+            )
         inputs[name] = _tensor(array, where)
     if len(target) == 0:
         raise DataError(f"{raw.origin} holds no samples; check how the split was made")
@@ -147,19 +153,53 @@ def _check_finite(array: Array, where: str) -> None:
     )
 
 
-def _target(values: object, where: str) -> Tensor:
+def _class_numbers(values: object, where: str) -> Tensor:
     array = array_of(values, where)
     if array.dtype.kind not in "iu":
         fractions = np.flatnonzero(array.astype(np.float64) % 1) if array.ndim == 1 else np.empty(0)
         found = f"{array.dtype}" + (f" values such as {array[int(fractions[0])]:g}" if len(fractions) else "")
-        raise DataError(f"{where} are {found}; they must be whole numbers from 0: use y.astype('int64')")
+        raise DataError(
+            f"{where} are {found}; they must be whole numbers from 0: use y.astype('int64'), "
+            "or `task: regression` where they are what a model is to come near to"
+        )
     if array.ndim != 1:
         mend = "y.argmax(1), if they are one-hot" if array.ndim == 2 and array.shape[1] > 1 else "y.reshape(-1)"
         raise DataError(f"{where} have the shape {array.shape}; there must be one number a sample: use {mend}")
     return torch.as_tensor(np.require(array, np.int64, ["C", "W"]))
 
 
+def _numbers(values: object, where: str) -> Tensor:
+    """One number a sample becomes (N, 1), which is what a layer of one output gives."""
+    array = array_of(values, where)
+    if array.dtype.kind != "f":
+        raise DataError(
+            f"{where} are {array.dtype}; a regression takes fractions: use y.astype('float32'), "
+            "or `task: classification` where they are the numbers of classes"
+        )
+    target = _anything(array, where)
+    return target[:, None] if target.ndim == 1 else target
+
+
+def _anything(values: object, where: str) -> Tensor:
+    array = array_of(values, where)
+    if array.ndim == 0 or (len(array) and not array[0].size):
+        raise DataError(f"{where} have the shape {array.shape}; there must be one array of numbers a sample (N, …)")
+    if array.dtype.kind in "iu":
+        return torch.as_tensor(np.require(array, np.int64, ["C", "W"]))
+    _check_finite(array, where)
+    return torch.as_tensor(np.require(array, np.float32, ["C", "W"]))
+
+
+_READERS = {"classes": _class_numbers, "numbers": _numbers, "any": _anything}
+
+
 def _check_alike(train: Samples, other: Samples) -> None:
+    if train.target.shape[1:] != other.target.shape[1:] or train.target.dtype != other.target.dtype:
+        raise DataError(
+            f"{other.origin}: the targets are {_kind(other.target)} of shape {tuple(other.target.shape[1:])} a sample, "
+            f"but in {train.origin} they are {_kind(train.target)} of shape {tuple(train.target.shape[1:])}; "
+            "bring both to one shape and type"
+        )
     for name in sorted({*train.inputs, *other.inputs}):
         if name not in train.inputs or name not in other.inputs:
             lacking = (other if name in train.inputs else train).origin
@@ -179,6 +219,33 @@ def _check_alike(train: Samples, other: Samples) -> None:
 
 def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def _classes_for(targets: Targets, names: Sequence[str] | None, splits: Sequence[Samples]) -> tuple[str, ...]:
+    """A task of the user's own has classes where the source names them, or where the labels count them."""
+    if targets == "numbers" and names is not None:
+        raise DataError(f"{splits[0].origin}: a regression has no classes; leave `classes` out")
+    if targets == "numbers" or (targets == "any" and names is None and not _count_classes(splits)):
+        return ()
+    if targets == "any" and names is not None and not _is_class_numbers(splits[0].target):
+        return tuple(names)
+    classes = _classes(names, splits[0])
+    for samples in splits:
+        _check_range(samples, len(classes))
+    return classes
+
+
+def _is_class_numbers(target: Tensor) -> bool:
+    return target.ndim == 1 and not target.is_floating_point()
+
+
+def _count_classes(splits: Sequence[Samples]) -> bool:
+    """Whether all targets are whole numbers from 0, one a sample, and those of train leave none out."""
+    if not all(_is_class_numbers(samples.target) for samples in splits):
+        return False
+    present: list[int] = np.unique(splits[0].target.numpy()).tolist()
+    highest = max(int(samples.target.max()) for samples in splits)
+    return present == list(range(max(highest + 1, 2)))
 
 
 def _classes(names: Sequence[str] | None, train: Samples) -> tuple[str, ...]:

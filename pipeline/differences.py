@@ -2,28 +2,16 @@
 
 Both intervals are put together from the two engines' own 95 % intervals by the square-and-add rule: Newcombe's hybrid
 score method for accuracies (Statistics in Medicine 17, 1998, method 10), and its generalisation by Zou and Donner
-(Statistics in Medicine 27, 2008) on the logarithms of latencies. Both take the two measurements for independent. Two
-engines that saw the same test samples are not: their difference varies less, so a verdict errs towards "within noise".
+(Statistics in Medicine 27, 2008) for other metrics and on the logarithms of latencies. All take the two measurements
+for independent. Two engines that saw the same test samples are not: their difference varies less, so a verdict errs
+towards "within noise". Within a run, metrics other than the accuracy are compared sample by sample instead.
 """
 
 import math
 from dataclasses import dataclass
 
-from ..export.measurement import Accuracy, Comparison, Interval, Latency, Verdict
+from ..export.measurement import Comparison, Interval, Latency, Score, ScoreChange, Verdict
 from ..export.resampling import NOISE_FLOOR
-
-
-@dataclass(frozen=True)
-class AccuracyChange:
-    """How much higher the second accuracy is; shares, so 0.01 is one point."""
-
-    value: float
-    interval: Interval
-
-    @property
-    def significant(self) -> bool:
-        """Whether the 95 % interval leaves out no change."""
-        return self.interval.low > 0 or self.interval.high < 0
 
 
 @dataclass(frozen=True)
@@ -35,10 +23,11 @@ class Speedup:
     verdict: Verdict
 
 
-def accuracy_change(before: Accuracy, after: Accuracy) -> AccuracyChange:
-    """After minus before, with its interval by Newcombe's method."""
+def score_change(before: Score, after: Score) -> ScoreChange:
+    """After minus before, both of one metric, with its interval by square-and-add."""
+    assert before.metric == after.metric
     interval = _difference_interval(after.value, after.interval, before.value, before.interval)
-    return AccuracyChange(after.value - before.value, interval)
+    return ScoreChange(metric=after.metric, value=after.value - before.value, interval=interval)
 
 
 def speedup_between(before: Comparison, after: Comparison) -> Speedup:

@@ -6,6 +6,7 @@ PotstillError                 exit code 1
 │   └── MissingDependency     an optional package is not installed; says which `pip install` brings it
 ├── DataError                 a data source that cannot be read, or whose values are unusable
 ├── ModelError                a model that cannot be built, loaded or run on the data
+├── TaskError                 a task of the user's own that cannot be used
 ├── CacheError                stored outputs of the teacher that are not what they should be, or too many
 ├── ArtifactError             a saved artifact that does not come back as it was
 ├── RunFolderError            a run folder that is locked, not writable or from a newer version
@@ -49,6 +50,10 @@ class DataError(PotstillError):
 
 class ModelError(PotstillError):
     """A model that cannot be built, whose weights do not fit, or that does not run on the data."""
+
+
+class TaskError(PotstillError):
+    """A task of the user's own whose function fails, or returns what is no task."""
 
 
 class CacheError(PotstillError):

@@ -7,13 +7,15 @@ from torch import nn
 
 from .errors import ArtifactError
 
+FactorKind = Literal["svd", "tucker2", "spatial", "cp", "embedding"]
+
 
 class Factors(BaseModel):
     """How a layer was split into a product of smaller ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["svd", "tucker2", "spatial", "cp", "embedding"]
+    kind: FactorKind
     ranks: tuple[int, ...]
     """The inner width; for `tucker2` those of input and output, full where that side stays whole."""
 

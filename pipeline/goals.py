@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..export.measurement import EngineMeasurement
+from ..export.measurement import EngineMeasurement, Score
 from .recipe import Goals
 from .report import GoalResult
 
@@ -16,11 +16,13 @@ def _judgements(goals: Goals, teacher: EngineMeasurement, final: EngineMeasureme
     first = final.latency[0]
     if goals.max_accuracy_drop is not None:
         # Both are shares of the same count of samples; a float's last digit must not decide.
-        drop = round(teacher.accuracy.value - final.accuracy.value, 12)
+        drop = round(teacher.score.value - final.score.value, 12)
         limit = goals.max_accuracy_drop
         change = f"fell by {100 * drop:.2f}" if drop > 0 else f"rose by {-100 * drop:.2f}"
         sentence = f"accuracy {change} points, a fall of at most {100 * limit:g} asked"
         yield _result("max_accuracy_drop", limit, drop, drop <= limit, sentence)
+    if goals.max_worsening is not None:
+        yield _worsening(goals.max_worsening, teacher.score, final.score)
     if goals.min_speedup is not None:
         sentence = f"{first.ratio:.2f}x the teacher's speed at batch {first.batch}"
         met = first.ratio >= goals.min_speedup
@@ -39,6 +41,21 @@ def _judgements(goals: Goals, teacher: EngineMeasurement, final: EngineMeasureme
     if goals.max_file_bytes is not None:
         size = final.file_bytes
         yield _at_most("max_file_bytes", goals.max_file_bytes, size, f"the engine file has {size:,} bytes")
+
+
+def _worsening(limit: float, teacher: Score, final: Score) -> GoalResult:
+    metric = final.metric
+    change = final.value - teacher.value
+    went = "rose" if change > 0 else "fell" if change < 0 else "stayed"
+    story = f"{metric.name} {went} from {teacher.value:.4g} to {final.value:.4g}"
+    worse = change != 0 and not metric.improves(change)
+    if teacher.value == 0:
+        sentence = f"{story}; there is no share of a teacher's zero"
+        return _result("max_worsening", limit, None, met=not worse, sentence=sentence)
+    share = abs(change / teacher.value) * (1 if worse else -1)
+    verdict = f"{100 * abs(share):.2f} % {'worse' if worse else 'better'}" if change else "the same"
+    sentence = f"{story}, {verdict}, at most {100 * limit:g} % worse asked"
+    return _result("max_worsening", limit, share, share <= limit, sentence)
 
 
 def _at_most(goal: str, limit: float, value: float, sentence: str) -> GoalResult:

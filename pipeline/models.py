@@ -31,7 +31,8 @@ class PythonModel(BaseModel, frozen=True, extra="forbid"):
     python: Annotated[str, Field(pattern=PYTHON_PATTERN)]
     """`file.py:function`; a relative path starts at the recipe's folder."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict[str, bool | int | float | str])
-    """Given to the function by name; `num_classes` and `input_shapes` are given too where it has such parameters."""
+    """Given to the function by name; `num_classes` (or `num_outputs`, the same number) and `input_shapes` are given too
+    where it has such parameters."""
 
     def reference(self, directory: Path = Path()) -> PythonReference:
         """The function; ModelError where its file is missing."""
@@ -80,9 +81,14 @@ def source_sha256(reference: Network | PythonModel) -> str:
 
 
 def build(reference: Network | PythonModel, input_shapes: Mapping[str, tuple[int, ...]], num_classes: int) -> nn.Module:
-    """A new network with weights drawn from torch's global generator, which the caller seeds."""
+    """A new network with weights drawn from torch's global generator, which the caller seeds.
+
+    `num_classes` outputs are asked of it: classes, numbers or channels of a map; 0 where nobody but the user knows.
+    """
     if isinstance(reference, PythonModel):
-        offered = {"num_classes": num_classes, "input_shapes": dict(input_shapes)}
+        offered: dict[str, object] = {"input_shapes": dict(input_shapes)}
+        if num_classes:
+            offered |= {"num_classes": num_classes, "num_outputs": num_classes}
         found = reference.reference()
         model = found.call(reference.arguments, offered)
         if not isinstance(model, nn.Module):
@@ -94,6 +100,11 @@ def build(reference: Network | PythonModel, input_shapes: Mapping[str, tuple[int
     if len(shapes) != 1 or len(shapes[0]) != 3:
         given = ", ".join(f"{name} {shape}" for name, shape in input_shapes.items())
         raise ModelError(f"{reference.name} takes one image (channels, height, width), but the data gives {given}")
+    if not num_classes:
+        raise ModelError(
+            f"{reference.name} must know how many outputs to give, and the data has no classes to count: name them "
+            "with `classes`, or take a model of your own, `my_models.py:make`"
+        )
     return reference.build(shapes[0], num_classes)
 
 
@@ -194,8 +205,11 @@ def _mend(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     return "the network, its settings and the number of classes must be those that the file was trained with"
 
 
-def check_runs(model: nn.Module, inputs: Mapping[str, Tensor], num_classes: int) -> None:
-    """Run the model in eval mode on a batch. ModelError unless it gives finite logits of shape (B, num_classes)."""
+def check_runs(model: nn.Module, inputs: Mapping[str, Tensor], output_shape: tuple[int, ...] | None) -> Tensor:
+    """The outputs of the model in eval mode for a batch.
+
+    ModelError unless they are one finite tensor of shape (B, *output_shape); None is any shape (B, …).
+    """
     shapes = ", ".join(f"{name} {_shape(tensor)}" for name, tensor in inputs.items())
     batch_size = len(next(iter(inputs.values())))
     was_training = model.training
@@ -209,13 +223,14 @@ def check_runs(model: nn.Module, inputs: Mapping[str, Tensor], num_classes: int)
     finally:
         model.train(was_training)
     if not isinstance(outputs, Tensor):
+        raise ModelError(f"the model returned a value of type {type(outputs).__name__}; it must return one tensor")
+    given = tuple(outputs.shape)
+    if given != (batch_size, *output_shape) if output_shape is not None else given[:1] != (batch_size,):
+        asked = "x".join(map(str, (batch_size, *(output_shape or ("…",)))))
         raise ModelError(
-            f"the model returned a value of type {type(outputs).__name__}; it must return one tensor of logits"
-        )
-    if tuple(outputs.shape) != (batch_size, num_classes):
-        raise ModelError(
-            f"the model gives outputs of shape {_shape(outputs)} for inputs {shapes}; "
-            f"with {num_classes} classes they must be {batch_size}x{num_classes}"
+            f"the model gives outputs of shape {_shape(outputs)} for inputs {shapes}; they must be {asked}, the batch "
+            "and as many as the data has classes, or as the targets of a regression are"
         )
     if not outputs.isfinite().all():
         raise ModelError("the model gives outputs that are NaN or infinite on the first test inputs; check its weights")
+    return outputs

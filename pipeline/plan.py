@@ -47,7 +47,9 @@ MODEL_CODE = (
             "grouped_weights",
             "models",
             "networks",
+            "metric",
             "normalization",
+            "own_task",
             "quantization",
             "seeding",
             "sparsity",
@@ -96,8 +98,8 @@ class Plan:
         """Load the data, choose device and precision; raises the errors of whatever cannot be found, used or built."""
         for target in recipe.targets:
             target.check()
-        data = recipe.data.load(directory)
-        task = task_named(recipe.task)
+        task = task_named(recipe.task, directory)
+        data = recipe.data.load(directory, task.targets)
         task.validate(data)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(recipe, directory, data, task, device, _precision(recipe, device))
@@ -122,15 +124,19 @@ class Plan:
     def initial_artifact(self) -> Artifact:
         """The teacher as the recipe gives it: with its weights, or with fresh ones for the first stage to train.
 
-        Raises ModelError when it cannot be built, does not run on the data, or the weights do not fit.
+        Raises ModelError when it cannot be built, does not run on the data, or the weights do not fit;
+        TaskError when the user's task does not take its outputs.
         """
         data = self.data
-        blueprint = Blueprint(model=self.teacher_model, input_shapes=data.input_shapes, num_classes=data.num_classes)
+        blueprint = Blueprint(model=self.teacher_model, input_shapes=data.input_shapes, num_classes=data.num_outputs)
         with seeded(self.recipe.seed, TEACHER):
             model = blueprint.build()
         if self.teacher_weights is not None:
             load_weights(model, self.teacher_weights)
-        check_runs(model, data.example(), data.num_classes)
+        outputs = check_runs(model, data.example(), data.output_shape)
+        target = data.test.batch(torch.arange(len(outputs))).target
+        self.task.loss(outputs, target)
+        self.task.values(outputs, target)
         return Artifact(model=model.eval(), blueprint=blueprint)
 
     def steps(self, until: str | None = None) -> tuple[Step, ...]:
@@ -150,6 +156,7 @@ class Plan:
             source_sha256(self.teacher_model),
             None if weights is None else sha256_of(weights),
             self.data.fingerprint,
+            self.task.identity,
             self.data.batch_size,
             self.recipe.seed,
             self.recipe.teacher.cache.dtype,

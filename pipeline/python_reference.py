@@ -53,7 +53,7 @@ class PythonReference:
         if unknown:
             raise self.error(f"{self}: the function has no parameter {unknown[0]!r}; {_nearest(unknown[0], known)}")
         extra = {name: value for name, value in (offered or {}).items() if name in known or takes_any}
-        with self._users_code():
+        with self.users_code():
             return function(**{**extra, **arguments})
 
     def defaults(self) -> dict[str, object]:
@@ -96,7 +96,7 @@ class PythonReference:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            with self._users_code():
+            with self.users_code():
                 spec.loader.exec_module(module)
         except PotstillError:
             del sys.modules[name]
@@ -128,7 +128,7 @@ class PythonReference:
         return found
 
     @contextmanager
-    def _users_code(self) -> Generator[None]:
+    def users_code(self) -> Generator[None]:
         """The file's folder on the import path; an error inside is told with the user's own line."""
         folder = str(self.file.parent)
         sys.path.insert(0, folder)

@@ -2,26 +2,40 @@
 
 import importlib.resources
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ..export.target import INT8, QUANTIZED, Target, targets
+from ..stages.knowledge.tasks import learning_outputs, problems_without_classes
 from ..stages.stage import Stage
 from .data import DataSource, sources
 from .errors import RecipeError
-from .models import ModelReference
+from .models import PYTHON_PATTERN, ModelReference
 from .overrides import overridden
 from .recipe_problems import MISFIT, nearest, problems_of
 from .recipe_yaml import Key, Located, read_recipe_file, yaml_text
 from .registry import OneOf, discovered
+from .task import CLASSIFICATION, TASKS
 from .teacher_cache import CacheSettings
 
 PYTHON_SOURCE = "my_data.py:make"
 """The choice among the data sources that stands for any `file.py:function`."""
+PYTHON_TASK = "my_task.py:make"
+"""Likewise among the tasks."""
 RESERVED = "teacher"
 """The name of the step that takes over given weights."""
 
@@ -39,6 +53,19 @@ def source_choices() -> dict[str, type[DataSource]]:
 
 def _source_choice(name: str) -> str:
     return PYTHON_SOURCE if ":" in name else name
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS and not re.fullmatch(PYTHON_PATTERN, name):
+        raise ValueError(f"must be one of the allowed; {nearest(name, [*TASKS, PYTHON_TASK])}")
+    return name
+
+
+def _with_knowledge(stages: tuple[Stage, ...], info: ValidationInfo) -> tuple[Stage, ...]:
+    """Of a task without classes, what is learnt by default is the teacher's outputs as they are."""
+    if info.data.get("task", CLASSIFICATION) == CLASSIFICATION:
+        return stages
+    return tuple(learning_outputs(stage) for stage in stages)
 
 
 class _Settings(BaseModel):
@@ -59,7 +86,10 @@ class Goals(_Settings):
     """What the final engine of the first target must reach, at its first batch size; each may be left out."""
 
     max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Against the teacher's fp32 engine, as a share of all test samples: 0.005 is half a point."""
+    """Against the teacher's fp32 engine, as a share of all test samples: 0.005 is half a point. Of a classification."""
+    max_worsening: Annotated[float, Field(ge=0)] | None = None
+    """How much worse the metric may be than the teacher's fp32 engine's, as a share of it: at 0.05, a regression's RMSE
+    may rise by a twentieth. For every task but a classification."""
     min_speedup: Annotated[float, Field(gt=0)] | None = None
     """The teacher's fp32 engine's p50 over this one's."""
     max_p50_ms: Annotated[float, Field(gt=0)] | None = None
@@ -77,12 +107,17 @@ class Recipe(_Settings):
     """The run's folder is called like it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     """Everything random derives from it."""
-    task: Literal["classification"] = "classification"
+    task: Annotated[
+        str,
+        AfterValidator(_known_task),
+        WithJsonSchema({"anyOf": [{"enum": list(TASKS)}, {"pattern": PYTHON_PATTERN}]}),
+    ] = "classification"
+    """`regression` for targets that are numbers, or `my_task.py:make`, a function that returns a task of your own."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training; `auto` is bf16 where the processor multiplies it, else fp32."""
     data: Annotated[DataSource, OneOf("source", source_choices, _source_choice)]
     teacher: Teacher
-    stages: tuple[Annotated[Stage, OneOf("stage", stage_choices)], ...]
+    stages: Annotated[tuple[Annotated[Stage, OneOf("stage", stage_choices)], ...], AfterValidator(_with_knowledge)]
     """In this order, each on what the one before it made."""
     targets: Annotated[tuple[Annotated[Target, OneOf("runtime", targets)], ...], Field(min_length=1)]
     """What the last step is exported for; every step is measured on the first one."""
@@ -112,6 +147,32 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
         yield from _name_taken(stage.step_name, position, first)
         yield from _unknown_steps(stages, position)
     yield from _target_misfits(recipe)
+    yield from _task_misfits(recipe)
+
+
+def _task_misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
+    """What is for classes, or for all tasks but those with classes."""
+    goals, classifies = recipe.goals, recipe.task == CLASSIFICATION
+    if classifies and goals.max_worsening is not None:
+        yield ("goals", "max_worsening"), "is not for a classification; give `max_accuracy_drop`, in shares of samples"
+    if classifies:
+        return
+    if goals.max_accuracy_drop is not None:
+        yield (
+            ("goals", "max_accuracy_drop"),
+            f"is for a classification, and `task: {recipe.task}` has no accuracy; give `max_worsening: 0.05`, a share "
+            "of the teacher's metric",
+        )
+    if recipe.teacher.cache.top_k is not None:
+        yield (
+            ("teacher", "cache", "top_k"),
+            f"keeps the largest log-probabilities of classes, which `task: {recipe.task}` need not have; leave it out",
+        )
+    if recipe.task != "regression":
+        return  # outputs of the user's own task may be logits: known once the data is read
+    for position, stage in enumerate(recipe.stages):
+        for place, problem in problems_without_classes(stage):
+            yield ("stages", position, *place), problem
 
 
 def _name_taken(name: str, position: int, first: dict[str, int]) -> Iterator[tuple[Key, str]]:

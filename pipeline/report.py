@@ -4,16 +4,17 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from ..export.measurement import Comparison, EngineMeasurement, Gate, Machine, Value
-from .differences import AccuracyChange, Speedup, accuracy_change, speedup_between
+from ..export.measurement import Comparison, EngineMeasurement, Gate, Machine, ScoreChange, Value
+from .differences import Speedup, score_change, speedup_between
 from .errors import UsageError
 from .journal import CurvePoint as CurvePoint
+from .metric import Metric
 
-VERSION = 1
+VERSION = 2
 """Of the schema; raised whenever an older potstill could no longer read what this one writes."""
 
 FILE = "report.json"
@@ -38,6 +39,10 @@ class StepReport(Value):
     """The quantized engine once the artifact is quantized, the fp32 engine before that."""
     gate: Gate | None = None
     """Beside the step before; None for the first step, and in reports of older versions."""
+    change: ScoreChange | None = None
+    """Of the score against the step before, sample by sample; None for accuracies, and for the first step."""
+    change_since_teacher: ScoreChange | None = None
+    """Likewise against the first step."""
 
     @field_validator("engine")
     @classmethod
@@ -68,9 +73,9 @@ class Earned:
     """What one step changed. Everything that compares with the step before is None for the teacher, the first one."""
 
     step: StepReport
-    accuracy: AccuracyChange | None
+    score: ScoreChange | None
     """Against the step before."""
-    accuracy_since_teacher: AccuracyChange | None
+    score_since_teacher: ScoreChange | None
     speedup: Speedup | None
     """Against the step before; that against the teacher is `step.timing`."""
     file_ratio: float | None
@@ -85,7 +90,7 @@ class Headline:
 
     teacher: StepReport
     final: StepReport
-    accuracy: AccuracyChange
+    score: ScoreChange
     timing: Comparison
     file_ratio: float | None
     parameters_ratio: float | None
@@ -95,7 +100,7 @@ class Headline:
 class Report(Value):
     """Everything a run is about: what was asked, what was made, and what the engines were measured to be."""
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     name: str
     recipe: str
     """The resolved recipe, as YAML."""
@@ -108,6 +113,7 @@ class Report(Value):
     machine: Machine
     data: str
     classes: tuple[str, ...]
+    """Empty where the task is no classification."""
     steps: Annotated[tuple[StepReport, ...], Field(min_length=1)]
     """In order; the first one is the teacher, the baseline of every comparison."""
     engines: tuple[EngineMeasurement, ...]
@@ -116,7 +122,7 @@ class Report(Value):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a run's folder or its ``report.json``; UsageError when it is unreadable or of a newer version."""
+        """Read a run's folder or its ``report.json``, of this version or an older one; UsageError when it cannot be."""
         file = path / FILE if path.is_dir() else path
         try:
             text = file.read_text(encoding="utf-8")
@@ -128,9 +134,14 @@ class Report(Value):
             raise UsageError(f"{file}: is not JSON ({error}); `potstill run` writes it anew") from error
         _demand_known_version(file, content)
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(json.dumps(_upgraded(content)))
         except ValidationError as error:
             raise UsageError(f"{file}: is no report of a run: {_first_problem(error)}") from error
+
+    @property
+    def metric(self) -> Metric:
+        """What the run's engines are judged by."""
+        return self.steps[0].engine.score.metric
 
     @property
     def headline(self) -> Headline:
@@ -139,7 +150,7 @@ class Report(Value):
         return Headline(
             teacher=teacher,
             final=final,
-            accuracy=accuracy_change(teacher.engine.accuracy, final.engine.accuracy),
+            score=_change(final.change_since_teacher, teacher, final),
             timing=final.timing,
             file_ratio=_quotient(teacher.engine.file_bytes, final.engine.file_bytes),
             parameters_ratio=_quotient(teacher.parameters, final.parameters),
@@ -157,8 +168,8 @@ class Report(Value):
             rows.append(
                 Earned(
                     step=step,
-                    accuracy=accuracy_change(before.engine.accuracy, step.engine.accuracy),
-                    accuracy_since_teacher=accuracy_change(first.engine.accuracy, step.engine.accuracy),
+                    score=_change(step.change, before, step),
+                    score_since_teacher=_change(step.change_since_teacher, first, step),
                     speedup=speedup_between(before.timing, step.timing)
                     if direct is None
                     else Speedup(direct.ratio, direct.interval, direct.verdict),
@@ -168,6 +179,11 @@ class Report(Value):
                 )
             )
         return tuple(rows)
+
+
+def _change(paired: ScoreChange | None, before: StepReport, after: StepReport) -> ScoreChange:
+    """Sample by sample where that was done: the surer answer."""
+    return paired or score_change(before.engine.score, after.engine.score)
 
 
 def _quotient(before: int, after: int) -> float | None:
@@ -183,6 +199,22 @@ def _demand_known_version(file: Path, content: JsonValue) -> None:
             f"{file}: has version {version}, which a newer potstill wrote; this one reads up to version {VERSION}. "
             "Mend: update potstill, or run the recipe again with this one."
         )
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A report as this version writes it: version 1 knew accuracies alone, and called them so."""
+    if content["version"] > 1:
+        return content
+    steps, engines = content.get("steps", []), content.get("engines", [])
+    renamed = {
+        "steps": [{**step, "engine": _with_score(step.get("engine", {}))} for step in steps],
+        "engines": [_with_score(engine) for engine in engines],
+    }
+    return {**content, **renamed, "version": VERSION}
+
+
+def _with_score(engine: dict[str, Any]) -> dict[str, Any]:
+    return {"score" if key == "accuracy" else key: value for key, value in engine.items()}
 
 
 def _cause(error: OSError | UnicodeDecodeError) -> str:

@@ -15,6 +15,11 @@ def rounded(values: Tensor, scale: Tensor, zero_point: Tensor | None, lowest: in
     Scale and zero point are broadcast against the values; None is a zero point of 0. The gradient passes where the
     code is on the grid, and is zero where it was clipped (Bengio et al. 2013, arXiv 1308.3432).
     """
+    if values.is_cuda and zero_point is not None:
+        # On a GPU torch's kernel goes over memory once, and passes are what costs.
+        return torch.fake_quantize_per_tensor_affine(values.float(), scale, zero_point, lowest, highest).to(
+            values.dtype
+        )
     return cast(Tensor, cast(Any, _Rounded).apply(values, scale, zero_point, lowest, highest))
 
 

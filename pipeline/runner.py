@@ -11,14 +11,16 @@ from pathlib import Path
 
 from ..export.deliver import (
     BuiltEngine,
+    Measured,
     OnnxMetadata,
     build_engine,
     compare_engines,
     diagnose,
     measure_engine,
+    paired_change,
 )
 from ..export.machine import machine_facts
-from ..export.measurement import Comparison, EngineMeasurement, Gate
+from ..export.measurement import Comparison, EngineMeasurement, Gate, ScoreChange
 from ..export.target import QUANTIZED, Target
 from .artifact import Artifact
 from .cost import macs, num_parameters
@@ -103,6 +105,7 @@ class _Run:
         self._data: Dataset = self._plan.data
         self._teacher: Teacher | None = None
         self._artifacts: dict[str, Artifact] = {}
+        self._measurements: list[Measured] = []
 
     def finish(self, until: str | None) -> Report:
         """Make every step up to `until`, and the report of them."""
@@ -166,23 +169,28 @@ class _Run:
             build_engine(last.artifact, target, precision, folder, self._data, metadata=metadata)
         return BuiltEngine.load(self._files.path / part)
 
-    def _measured(self, last: _Finished, target: Target, precision: str, baseline: BuiltEngine) -> EngineMeasurement:
+    def _measured(self, last: _Finished, target: Target, precision: str, baseline: BuiltEngine) -> Measured:
         """The engine's numbers beside the teacher's, taken on this machine."""
         engine = self._built(last, target, precision)
         part = f"{last.step.folder}/{target.slug}-{precision}-measured"
         machine = machine_facts()
         made_from = fingerprint(
-            engine.fingerprint, baseline.fingerprint, target.measure_settings(), machine.identity(), self._export_code
+            engine.fingerprint,
+            baseline.fingerprint,
+            target.measure_settings(),
+            machine.identity(),
+            self._plan.task.identity,
+            self._export_code,
         )
         found = self._files.state(part, made_from)
         if isinstance(found, Reuse):
-            return EngineMeasurement.model_validate_json((found.path / "measurement.json").read_bytes())
+            return Measured.load(found.path)
         with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
             self._progress.say(f"{last.step.folder}: measures {target.label} {precision}")
             file = f"{last.step.folder}/{target.slug}-{precision}/{engine.file}"
-            measurement = measure_engine(engine, baseline, target, self._data, self._plan.task, file=file)
-            (folder / "measurement.json").write_text(measurement.model_dump_json(indent=1))
-        return measurement
+            measured = measure_engine(engine, baseline, target, self._data, self._plan.task, file=file)
+            measured.save(folder)
+        return measured
 
     @cached_property
     def _export_code(self) -> str:
@@ -227,7 +235,9 @@ class _Run:
         """A step with the numbers of its engine for the first target."""
         target = self._recipe.targets[0]
         baseline = baselines[target.label]
-        engine = self._measured(last, target, self._precision(last), baseline)
+        measured = self._measured(last, target, self._precision(last), baseline)
+        self._measurements.append(measured)
+        engine = measured.engine
         return StepReport(
             name=last.step.folder,
             stage=last.step.stage.stage if last.step.stage else TEACHER,
@@ -239,12 +249,21 @@ class _Run:
             curve=tuple(last.journal.curve),
             engine=engine,
             gate=None if before is None else self._gate(last, before, engine.latency[0], baseline),
+            change=self._change(-2),
+            change_since_teacher=self._change(0),
         )
+
+    def _change(self, against: int) -> ScoreChange | None:
+        """Of the newest step's score against that of another; None where there is none, and for shares."""
+        metric = self._plan.task.metric
+        if len(self._measurements) < 2 or metric.kind == "share":
+            return None
+        return paired_change(self._measurements[against].values, self._measurements[-1].values, metric)
 
     def _all_engines(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
         """Every target and precision of the last artifact; others than fp32 only where it is quantized."""
         return tuple(
-            self._measured(last, target, precision, baselines[target.label])
+            self._measured(last, target, precision, baselines[target.label]).engine
             for target in self._recipe.targets
             for precision in target.precision
             if precision not in QUANTIZED or last.artifact.quantization is not None

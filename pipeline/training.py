@@ -311,7 +311,7 @@ class _Training:
 
     def _validate(self) -> float | None:
         split = self._context.data.validation
-        return None if split is None else accuracy(self._model, split, self._context)
+        return None if split is None else metric_of(self._model, split, self._context)
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -391,13 +391,13 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, split: Split, context: TrainingContext) -> float:
-    """The task's share of right answers over a split, in eval mode."""
+def metric_of(model: nn.Module, split: Split, context: TrainingContext) -> float:
+    """The task's metric over a split, in eval mode."""
     model.eval()
-    correct = 0
+    total = 0.0
     for batch in split.batches(context.data.batch_size):
         moved = context.to_device(batch)
         with context.autocast():
             outputs = model(*moved.inputs.values())
-        correct += context.task.correct(outputs.float(), moved.target)
-    return correct / len(split)
+        total += float(context.task.values(outputs.float(), moved.target).double().sum())
+    return context.task.metric.of(total / len(split))

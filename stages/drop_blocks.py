@@ -12,6 +12,7 @@ from ..pipeline.blueprint import Bypass
 from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
 from .budget import OneRule, Share
+from .judgement import told
 from .pruning.depth import Drop, drops, prove_without, residual_blocks, without
 from .pruning.latency import best_of, timed_trials
 from .pruning.selection import ignored_paths
@@ -66,7 +67,7 @@ class DropBlocks(Stage, frozen=True, extra="forbid"):
             return [drop.model_dump() for drop in drops(artifact.model, candidates, context)]
 
         order = TypeAdapter(list[Drop]).validate_python(context.decided("drops", measure))
-        context.journal.fact("sensitivity", [drop.model_dump() for drop in order])
+        context.journal.fact("sensitivity", told(order, context))
         blocks = [drop.block for drop in order[: self._count(order, artifact, context)]]
         prove_without(artifact.model, blocks, inputs)
         context.journal.fact("blocks taken out", f"{len(blocks)} of {len(candidates)}: {', '.join(blocks)}")

@@ -15,6 +15,7 @@ from .acceptance import Accept, accepted
 from .budget import OneRule, Share
 from .factorization.metric import MetricName
 from .factorization.splits import Kind
+from .judgement import told
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
@@ -98,7 +99,9 @@ class Factorize(Stage, frozen=True, extra="forbid"):
         inputs = context.data.example()
         layers = self._candidates(artifact.model, context)
         costs = Costs(artifact.model, inputs, self.ignore)
-        planned = plans(layers, self._choice(artifact.model, layers, costs, context), costs)
+        choice = self._choice(artifact.model, layers, costs, context)
+        others = "other layers save enough, and raise the loss less" if self.by == "sensitivity" else None
+        planned = plans(layers, choice, costs, whole_because=others)
         if self.accept == "faster":
             planned = confirmed(artifact.model, planned, context)
         context.journal.fact("layers", [plan.fact() for plan in planned])
@@ -181,7 +184,7 @@ class Factorize(Stage, frozen=True, extra="forbid"):
             return rows.dump_python(sensitivities(model, layers, costs, context), mode="json")
 
         measured = rows.validate_python(context.decided("sensitivity", measure))
-        context.journal.fact("sensitivity", [each.fact() for each in measured])
+        context.journal.fact("sensitivity", told(measured, context))
         assert self.keep.macs is not None
         choice = of_least_rise(measured, layers, (1 - self.keep.macs) * costs.macs)
         if choice is None:

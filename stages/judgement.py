@@ -1,9 +1,10 @@
 """How good a model is on training samples, while a stage decides; validation and test samples are never looked at."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import BaseModel, JsonValue
 from torch import Tensor
 
 from ..pipeline.data import Batch
@@ -20,8 +21,8 @@ class Judgement:
 
     loss: float
     """The task's mean loss."""
-    correct: float
-    """The share of the samples that are right."""
+    metric: float
+    """The task's metric."""
 
 
 def sampled(context: Context, samples: int, batch_size: int, what: str) -> Iterator[Batch]:
@@ -37,10 +38,16 @@ def sampled(context: Context, samples: int, batch_size: int, what: str) -> Itera
 @torch.no_grad()
 def judged(model: Callable[..., Tensor], samples: Sequence[Batch], context: Context) -> Judgement:
     """The model, which is in eval mode on the samples' device, on all of them."""
-    loss = correct = count = 0.0
+    loss = total = count = 0.0
     for batch in samples:
         outputs = model(*batch.inputs.values())
         loss += float(context.task.loss(outputs, batch.target)) * len(batch.target)
-        correct += context.task.correct(outputs, batch.target)
+        total += float(context.task.values(outputs, batch.target).double().sum())
         count += len(batch.target)
-    return Judgement(loss / count, correct / count)
+    return Judgement(loss / count, context.task.metric.of(total / count))
+
+
+def told(rows: Iterable[BaseModel], context: Context) -> list[JsonValue]:
+    """Rows for the report, with the task's own word where they say `metric`."""
+    word = context.task.metric.name
+    return [{key.replace("metric", word): value for key, value in row.model_dump(mode="json").items()} for row in rows]

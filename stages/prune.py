@@ -14,6 +14,7 @@ from ..pipeline.blueprint import layer_sizes
 from ..pipeline.errors import StageError
 from .acceptance import Accept, accepted
 from .budget import OneRule, Share
+from .judgement import told
 from .pruning.blocks import Block, Scope, blocks, by_rise, evenly, structure
 from .pruning.groups import Grouping
 from .pruning.importance import NEEDS_TRAINING, Criterion, scored
@@ -213,7 +214,7 @@ class Prune(Stage, frozen=True, extra="forbid"):
 
         measured = TypeAdapter(list[Sensitivity]).validate_python(context.decided(f"sensitivity-{step}", measure))
         if step == 1:
-            context.journal.fact("sensitivity", [each.model_dump() for each in measured])
+            context.journal.fact("sensitivity", told(measured, context))
         rises: dict[str, list[tuple[float, float]]] = {}
         for each in measured:
             rises.setdefault(each.layer, []).append((each.removed, each.loss_rise))

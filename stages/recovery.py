@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ..pipeline.artifact import Artifact
+from ..pipeline.quantization import Quantization
 from ..pipeline.training import Objective
 from .knowledge.objective import DistillationTraining, learn, name_of
 from .stage import Context
@@ -75,4 +76,13 @@ def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context,
     model = deepcopy(artifact.model)
     # The capture drops buffers that eval mode does not read; the model keeps its own.
     model.load_state_dict(model.state_dict() | student.trained_state())
-    return replace(artifact, model=model, quantization=quantization_of(student, quantization))
+    trained = quantization_of(student, quantization)
+    if quantization.learn_steps:
+        _record_steps(quantization, trained, context)
+    return replace(artifact, model=model, quantization=trained)
+
+
+def _record_steps(calibrated: Quantization, learned: Quantization, context: Context) -> None:
+    ratios = sorted(grid.scale / calibrated.activations[name].scale for name, grid in learned.activations.items())
+    fact = {"smallest": ratios[0], "median": ratios[len(ratios) // 2], "largest": ratios[-1]}
+    context.journal.fact("learned scales of activations, as shares of the calibrated ones", fact)

@@ -18,7 +18,10 @@ CHANNELS = (1, 3, 4)
 
 
 class Npz(DataSource, frozen=True, extra="forbid"):
-    """`train.npz` and `test.npz` as `numpy.savez(file, x=images, y=labels)` writes them."""
+    """`train.npz` and `test.npz` as `numpy.savez(file, x=images, y=labels)` writes them.
+
+    For a task other than a classification, `y` holds its targets (N, …).
+    """
 
     source: Literal["npz"] = "npz"
     path: Path

@@ -18,7 +18,8 @@ SHAPE_OF_RESULT = "return dict(train=(inputs, labels), test=(inputs, labels))"
 class Python(DataSource, frozen=True, extra="forbid"):
     """Whatever `my_data.py:make` returns: ``dict(train=(inputs, labels), test=(inputs, labels))``.
 
-    Inputs are an array (N, C, H, W), or a dict of arrays by input name; `validation` and `classes` may be added.
+    Inputs are an array (N, C, H, W), or a dict of arrays by input name; `validation` and `classes` may be added. For a
+    task other than a classification, the labels are its targets (N, …).
     """
 
     source: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_]\w*$")]

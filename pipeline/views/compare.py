@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 from pydantic import JsonValue
 
-from ...export.measurement import Comparison, EngineMeasurement, Machine
+from ...export.measurement import Comparison, EngineMeasurement, Machine, ScoreChange
 from ...export.resampling import NOISE_FLOOR
-from ..differences import AccuracyChange, Speedup, accuracy_change, speedup_across
+from ..differences import Speedup, score_change, speedup_across
 from ..errors import UsageError
 from ..report import Report
 
@@ -42,8 +42,8 @@ class AgainstFirst:
     """A run's final engine against that of the first run. A None has its reason beside it."""
 
     run: Run
-    accuracy: AccuracyChange | None
-    accuracy_reason: str
+    score: ScoreChange | None
+    score_reason: str
     speedup: Speedup | None
     speedup_reason: str
     file_ratio: float | None
@@ -68,6 +68,11 @@ class RunComparison:
         return all(other == first for other in others)
 
     @cached_property
+    def same_metric(self) -> bool:
+        """Whether all runs are judged by one metric."""
+        return all(run.report.metric == self.runs[0].report.metric for run in self.runs)
+
+    @cached_property
     def drift(self) -> float:
         """How far a teacher's p50 moved between its timings in one run at most; 0.02 is two percent.
 
@@ -88,7 +93,7 @@ class RunComparison:
 
     def _against(self, first: Run, run: Run) -> AgainstFirst:
         before, after = first.final, run.final
-        accuracy_reason = _why_not_accuracy(first.report, run.report)
+        score_reason = _why_not_score(first.report, run.report)
         speedup_reason = _why_not_latency(first, run)
         speedup = None
         if not speedup_reason:
@@ -97,8 +102,8 @@ class RunComparison:
             speedup = speedup_across(pair[0].candidate, pair[1].candidate, self.noise_floor)
         return AgainstFirst(
             run=run,
-            accuracy=None if accuracy_reason else accuracy_change(before.accuracy, after.accuracy),
-            accuracy_reason=accuracy_reason,
+            score=None if score_reason else score_change(before.score, after.score),
+            score_reason=score_reason,
             speedup=speedup,
             speedup_reason=speedup_reason,
             file_ratio=before.file_bytes / after.file_bytes if after.file_bytes else None,
@@ -138,10 +143,12 @@ def common_batch(first: EngineMeasurement, second: EngineMeasurement) -> tuple[C
     return next(((timing, by_batch[timing.batch]) for timing in first.latency if timing.batch in by_batch), None)
 
 
-def _why_not_accuracy(first: Report, other: Report) -> str:
+def _why_not_score(first: Report, other: Report) -> str:
+    if first.metric != other.metric:
+        return f"different metrics, {first.metric.name} and {other.metric.name}"
     if first.data != other.data or first.classes != other.classes:
         return "different data"
-    if first.steps[-1].engine.accuracy.count != other.steps[-1].engine.accuracy.count:
+    if first.steps[-1].engine.score.count != other.steps[-1].engine.score.count:
         return "different number of test samples"
     return ""
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-from ...export.measurement import EngineMeasurement
+from ...export.measurement import EngineMeasurement, Score
 from ...export.resampling import NOISE_FLOOR
 from . import wording
 from .compare import AgainstFirst, Run, RunComparison, hardware
 from .engine_tables import (
-    accuracy_cell,
     memory_cell,
     p50_cell,
     p99_cell,
@@ -15,16 +14,40 @@ from .engine_tables import (
     threads_words,
     tone_of,
 )
-from .tables import Cell, Table, Tone, cells, figures, words
+from .metric_words import MetricWords, tone_of_change
+from .tables import Cell, Column, Table, cells, figures, words
 
 
 def verdict_sentences(comparison: RunComparison) -> tuple[str, ...]:
     """One for each run after the first."""
-    return tuple(_verdict_sentence(comparison.runs[0], each) for each in comparison.against_first())
+    told = metric_words(comparison, comparison.runs[0])
+    return tuple(_verdict_sentence(comparison.runs[0], each, told) for each in comparison.against_first())
 
 
-def _verdict_sentence(first: Run, against: AgainstFirst) -> str:
-    parts = [_speed_words(against), _accuracy_words(against), _size_words(against)]
+def metric_words(comparison: RunComparison, run: Run) -> MetricWords:
+    """How a run's metric is told, alike for all runs that have it."""
+    metric = run.report.metric
+    alike = [each.report for each in comparison.runs if each.report.metric == metric]
+    return MetricWords.of(step.engine.score for report in alike for step in report.steps)
+
+
+def _score_column(comparison: RunComparison) -> Column:
+    if comparison.same_metric:
+        return metric_words(comparison, comparison.runs[0]).column()
+    return figures("Metric")
+
+
+def _score_cell(comparison: RunComparison, run: Run, score: Score) -> Cell:
+    """With the metric's name where the runs have different ones."""
+    told = metric_words(comparison, run)
+    cell = told.cell(score)
+    if comparison.same_metric:
+        return cell
+    return Cell(f"{told.metric.name} {told.told(score.value)}", cell.detail)
+
+
+def _verdict_sentence(first: Run, against: AgainstFirst, told: MetricWords) -> str:
+    parts = [_speed_words(against), _score_words(against, told), _size_words(against)]
     return f"{against.run.label} against {first.label}: {'; '.join(parts)}."
 
 
@@ -39,12 +62,12 @@ def _speed_words(against: AgainstFirst) -> str:
     return "latency within noise"
 
 
-def _accuracy_words(against: AgainstFirst) -> str:
-    if against.accuracy is None:
-        return f"accuracy not comparable ({against.accuracy_reason})"
-    if not against.accuracy.significant:
-        return f"accuracy within noise ({wording.points(against.accuracy.value)} points)"
-    return f"accuracy {wording.points(against.accuracy.value)} points"
+def _score_words(against: AgainstFirst, told: MetricWords) -> str:
+    name = told.metric.name
+    if against.score is None:
+        return f"{name} not comparable ({against.score_reason})"
+    change = told.change_told(against.score.value)
+    return f"{name} {change}" if against.score.significant else f"{name} within noise ({change})"
 
 
 def _size_words(against: AgainstFirst) -> str:
@@ -69,7 +92,9 @@ def _warnings(comparison: RunComparison) -> Iterator[str]:
         )
     data = {run.report.data for run in comparison.runs}
     if len(data) > 1:
-        yield "These runs used different data: their accuracies must not be set against each other."
+        yield "These runs used different data: their metrics must not be set against each other."
+    if not comparison.same_metric:
+        yield "These runs are judged by different metrics: how good they are cannot be compared."
 
 
 def finals_table(comparison: RunComparison) -> Table:
@@ -79,7 +104,7 @@ def finals_table(comparison: RunComparison) -> Table:
     columns = (
         words("Run"),
         words("Final engine"),
-        figures("Accuracy", "%"),
+        _score_column(comparison),
         figures("p50", "ms"),
         figures("p99", "ms"),
         figures("Speedup", "to its own teacher"),
@@ -101,7 +126,7 @@ def _final_row(comparison: RunComparison, run: Run, decimals: int) -> tuple[Cell
             run.final.target,
             f"batch {latency.batch}, {threads_words(run.final.threads)}, n\u00a0=\u00a0{latency.samples:,}",
         ),
-        accuracy_cell(run.final.accuracy),
+        _score_cell(comparison, run, run.final.score),
         _on_machine(p50_cell(latency, decimals), comparison, run),
         _on_machine(p99_cell(latency, decimals), comparison, run),
         _on_machine(speedup_cell(step.timing), comparison, run),
@@ -130,43 +155,50 @@ def _on_machine(cell: Cell, comparison: RunComparison, run: Run) -> Cell:
 def differences_table(comparison: RunComparison) -> Table:
     """Each run's final engine against the first one's, with the verdicts."""
     first = comparison.runs[0]
+    told = metric_words(comparison, first)
     columns = (
         words("Run"),
-        figures("Accuracy", "points"),
-        words("Verdict on accuracy"),
+        told.change_column(),
+        words(f"Verdict on {told.metric.name}"),
         figures("Speed", f"p50 of {first.letter} over p50"),
         words("Verdict on latency"),
         figures("File", "smaller"),
     )
     note = (
-        f"Final engines against {first.label}, 95 % intervals. Accuracy: Newcombe's interval of a difference (1998), "
+        f"Final engines against {first.label}, 95 % intervals. {told.title}: {_interval_words(told)}, "
         "which takes the test samples for independent. Latency: intervals of both medians, combined on logarithms (Zou "
         "and Donner 2008). The runs were measured in different sessions, so a difference counts only beyond "
         f"{100 * comparison.noise_floor:.1f} %: the same teacher file, timed anew beside every step, moved by up to "
         f"{100 * comparison.drift:.1f} % within a run, and under {100 * NOISE_FLOOR:.0f} % nothing counts."
     )
-    rows = tuple(_difference_row(each) for each in comparison.against_first())
+    rows = tuple(_difference_row(each, told) for each in comparison.against_first())
     return Table(f"Against {first.label}", columns, rows, note)
 
 
-def _difference_row(against: AgainstFirst) -> tuple[Cell, ...]:
+def _interval_words(told: MetricWords) -> str:
+    if told.is_share:
+        return "Newcombe's interval of a difference (1998)"
+    return "both runs' intervals put together by the square-and-add rule (Zou and Donner 2008)"
+
+
+def _difference_row(against: AgainstFirst, told: MetricWords) -> tuple[Cell, ...]:
     return (
         Cell(against.run.label),
-        *_accuracy_cells(against),
+        *_score_cells(against, told),
         *_speed_cells(against),
         Cell(wording.ratio(against.file_ratio)),
     )
 
 
-def _accuracy_cells(against: AgainstFirst) -> tuple[Cell, Cell]:
-    change = against.accuracy
+def _score_cells(against: AgainstFirst, told: MetricWords) -> tuple[Cell, Cell]:
+    change = against.score
     if change is None:
-        return Cell("not comparable", tone="quiet"), Cell(against.accuracy_reason, tone="quiet")
-    detail = wording.points_interval(change.interval)
+        return Cell("not comparable", tone="quiet"), Cell(against.score_reason, tone="quiet")
+    text, detail = told.change(change.value), told.change_interval(change.interval)
     if not change.significant:
-        return Cell(wording.points(change.value), detail), Cell("within noise", tone="quiet")
-    tone: Tone = "good" if change.value > 0 else "bad"
-    return Cell(wording.points(change.value), detail, tone), Cell("higher" if change.value > 0 else "lower", tone=tone)
+        return Cell(text, detail), Cell("within noise", tone="quiet")
+    tone = tone_of_change(change)
+    return Cell(text, detail, tone), Cell("higher" if change.value > 0 else "lower", tone=tone)
 
 
 def _speed_cells(against: AgainstFirst) -> tuple[Cell, Cell]:
@@ -195,10 +227,12 @@ def goals_table(comparison: RunComparison) -> Table:
 
 def steps_table(comparison: RunComparison) -> Table:
     """What each step of each run earned."""
+    first = metric_words(comparison, comparison.runs[0])
+    change = first.change_column(f"{first.title} change", "by the step")
     columns = (
         words("Step"),
-        figures("Accuracy", "%"),
-        figures("Accuracy change", "points, by the step"),
+        _score_column(comparison),
+        change if comparison.same_metric else figures("Change", "by the step"),
         figures("Speed", "by the step"),
         figures("Speedup", "to its own teacher"),
         figures("File", "kB"),
@@ -206,14 +240,15 @@ def steps_table(comparison: RunComparison) -> Table:
     )
     rows: list[tuple[Cell, ...]] = []
     for run in comparison.runs:
+        told = metric_words(comparison, run)
         for row in run.report.earned:
-            speedup, accuracy = row.speedup, row.accuracy
+            speedup, score = row.speedup, row.score
             rows.append(
                 (
                     Cell(f"{run.letter} {row.step.name}"),
-                    accuracy_cell(row.step.engine.accuracy),
-                    Cell(wording.points(accuracy.value), wording.points_interval(accuracy.interval))
-                    if accuracy
+                    _score_cell(comparison, run, row.step.engine.score),
+                    Cell(told.change(score.value), told.change_interval(score.interval))
+                    if score
                     else Cell("–", tone="quiet"),
                     _on_machine(
                         Cell(
@@ -247,7 +282,7 @@ def engines_table(comparison: RunComparison) -> Table:
         figures("p50", "ms"),
         figures("p99", "ms"),
         figures("Throughput", "samples/s"),
-        figures("Accuracy", "%"),
+        _score_column(comparison),
     )
     rows = tuple(row for run, engine in engines for row in _engine_rows(comparison, run, engine, decimals))
     return Table("All final engines", columns, rows)
@@ -265,7 +300,7 @@ def _engine_rows(
             _on_machine(p50_cell(latency, decimals), comparison, run),
             _on_machine(p99_cell(latency, decimals), comparison, run),
             _on_machine(Cell(wording.plain(latency.throughput, 0)), comparison, run),
-            accuracy_cell(engine.accuracy),
+            _score_cell(comparison, run, engine.score),
         )
 
 

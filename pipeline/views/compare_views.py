@@ -21,7 +21,7 @@ def print_comparison(comparison: RunComparison, stream: IO[str] | None = None) -
     for sentence in compare_tables.verdict_sentences(comparison):
         console.print(Text(sentence, style="bold"))
     finals = compare_tables.finals_table(comparison)
-    console.print(table_view(finals.only("Run", "Final engine", "Accuracy", "p50", "Speedup", "File")))
+    console.print(table_view(finals.only("Run", "Final engine", finals.columns[2].title, "p50", "Speedup", "File")))
     console.print(table_view(compare_tables.differences_table(comparison)))
     settings = compare_tables.settings_table(comparison)
     if settings.rows:
@@ -48,7 +48,8 @@ def comparison_html(comparison: RunComparison) -> str:
         finals=compare_tables.finals_table(comparison),
         differences=compare_tables.differences_table(comparison),
         goals=compare_tables.goals_table(comparison),
-        scatter=scatter_chart(_points(comparison), "compare"),
+        metric=compare_tables.metric_words(comparison, comparison.runs[0]),
+        scatter=scatter_chart(_points(comparison), "compare") if comparison.same_metric else None,
         waterfalls=[(run.label, _waterfall(run, comparison)) for run in comparison.runs if run.report.steps[1:]],
         steps=compare_tables.steps_table(comparison),
         engines=compare_tables.engines_table(comparison),
@@ -75,7 +76,7 @@ def _point(run: Run, index: int, series: int) -> EnginePoint:
     step = run.report.steps[index]
     number = step.name.partition("-")[0].lstrip("0") or str(index + 1)
     mark = f"{run.letter}{number}"
-    return EnginePoint(mark, mark, step.engine.accuracy, step.timing.candidate, series)
+    return EnginePoint(mark, mark, step.engine.score, step.timing.candidate, series)
 
 
 def _waterfall(run: Run, comparison: RunComparison) -> Chart:

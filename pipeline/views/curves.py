@@ -6,6 +6,7 @@ from itertools import count
 
 from ..report import StepReport
 from . import wording
+from .metric_words import MetricWords
 from .svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
 from .terms import Term, share_text, terms_of
 
@@ -102,9 +103,11 @@ def _panels(step: StepReport) -> Iterator[_Panel]:
             for term, style in zip(terms, _styles(), strict=False)
         )
         yield _Panel("Share of the gradient (%)", tuple(lines), SHARES, parts=True, told="{:.1f}".format)
-    validation = tuple((each.epoch, 100 * each.validation) for each in step.curve if each.validation is not None)
+    told = MetricWords.of([step.engine.score])
+    validation = tuple((each.epoch, told.drawn(each.validation)) for each in step.curve if each.validation is not None)
     if validation:
-        yield _Panel("Accuracy on the validation split (%)", (_Line("", validation, "total"),), VALIDATION)
+        unit = " (%)" if told.is_share else ""
+        yield _Panel(f"{told.title} on the validation split{unit}", (_Line("", validation, "total"),), VALIDATION)
 
 
 def _loss_lines(step: StepReport, terms: Sequence[Term]) -> Iterator[_Line]:
@@ -205,7 +208,13 @@ def _epoch_axis(canvas: Canvas, epochs: Scale, left: float, bottom: float) -> No
 
 def _description(step: StepReport) -> str:
     first, last = step.curve[0], step.curve[-1]
-    validation = "no validation split" if last.validation is None else f"validation {100 * last.validation:.2f} percent"
+    validation = "no validation split"
+    if last.validation is not None:
+        told = MetricWords.of([step.engine.score])
+        figure = (
+            f"{100 * last.validation:.2f} percent" if told.is_share else f"{told.metric.name} {last.validation:.4g}"
+        )
+        validation = f"validation {figure}"
     text = f"Loss from {first.loss:.4g} to {last.loss:.4g} over {last.epoch:g} epochs, {validation} at the end."
     shares = [f"{term.name} {share_text(term.mean_share)}" for term in terms_of(step) if term.shares]
     return f"{text} Mean share of the gradient in percent: {', '.join(shares)}." if shares else text

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 
 from ...export.measurement import (
     P99_SAMPLES,
-    Accuracy,
     Audit,
     Comparison,
     EngineMeasurement,
     Interval,
     Latency,
     LayerPrecision,
+    Score,
 )
 from ..report import Report
 from . import wording
+from .metric_words import MetricWords
 from .tables import Cell, Table, Tone, cells, figures, not_measured, words
 
 NO_CHANGE = "no significant difference"
@@ -58,9 +59,11 @@ def _latency_row(name: str, threads: int, timing: Comparison, decimals: int) -> 
 
 def engines_table(report: Report) -> Table:
     """The final artifact's engines."""
+    # A run that stops before `quantize` may have no final engine yet.
+    told = MetricWords.of(engine.score for engine in (report.steps[-1].engine, *report.engines))
     columns = (
         words("Engine"),
-        figures("Accuracy", "%"),
+        told.column(),
         figures("File", "kB"),
         figures("Peak memory", "MB"),
         figures("Quantized MACs", "%"),
@@ -69,7 +72,7 @@ def engines_table(report: Report) -> Table:
     rows = tuple(
         (
             Cell(engine.target),
-            accuracy_cell(engine.accuracy),
+            told.cell(engine.score),
             Cell(wording.kilobytes(engine.file_bytes)),
             memory_cell(engine),
             _int8_cell(engine),
@@ -147,11 +150,6 @@ def _audit_row(layer: LayerPrecision) -> tuple[Cell, ...]:
     return (Cell(layer.name), Cell(layer.kind), precision, Cell(f"{layer.macs:,}"), Cell(layer.reason))
 
 
-def accuracy_cell(accuracy: Accuracy) -> Cell:
-    """In percent, with its interval."""
-    return Cell(wording.percent(accuracy.value), wording.interval(accuracy.interval, 2, 100))
-
-
 def p50_cell(latency: Latency, decimals: int) -> Cell:
     """The median in milliseconds, with its interval."""
     return Cell(wording.plain(latency.p50_ms, decimals), wording.interval(latency.p50_interval, decimals))
@@ -187,9 +185,9 @@ def tone_of(verdict: str) -> Tone:
     return tones.get(verdict, "quiet")
 
 
-def samples_words(accuracy: Accuracy) -> str:
-    """How many samples a share is of."""
-    return f"{accuracy.count:,} test samples"
+def samples_words(score: Score) -> str:
+    """How many samples a score is of."""
+    return f"{score.count:,} test samples"
 
 
 def threads_words(threads: int) -> str:

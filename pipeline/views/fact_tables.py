@@ -61,7 +61,7 @@ def _is_rows(value: JsonValue) -> bool:
 def _rows_table(name: str, rows: list[dict[str, JsonValue]]) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     numeric = {key: all(_is_number(row.get(key, 0)) for row in rows) for key in keys}
-    columns = tuple(Column(_spoken(key).capitalize(), numeric=numeric[key]) for key in keys)
+    columns = tuple(Column(_headed(key), numeric=numeric[key]) for key in keys)
     decimals = {key: _decimals(row.get(key) for row in rows) for key in keys if numeric[key]}
     body = tuple(
         tuple(Cell(_figure(row[key], decimals.get(key)) if key in row else "–") for key in keys) for row in rows
@@ -86,6 +86,12 @@ def _decimals(values: Iterator[JsonValue]) -> int:
 
 def _is_number(value: JsonValue) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _headed(name: str) -> str:
+    """At the beginning of a line; abbreviations stay as they are."""
+    spoken = _spoken(name)
+    return spoken[:1].upper() + spoken[1:]
 
 
 def _spoken(name: str) -> str:

@@ -57,10 +57,12 @@ class StepSection:
 def report_html(report: Report) -> str:
     """The whole page."""
     engine = engine_tables.audited(report)
+    told = report_tables.metric_words(report)
     points = [_point(step) for step in report.steps]
     return render(
         "report.html.jinja",
         report=report,
+        metric=told,
         sentence=report_tables.headline_sentence(report),
         gates=report_tables.gate_sentences(report),
         tiles=list(_tiles(report)) if len(report.steps) > 1 else [],
@@ -104,7 +106,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def scatter_chart(points: Sequence[EnginePoint], key: str) -> Chart:
-    """Accuracy against latency in both forms."""
+    """The metric against latency in both forms."""
     wide, narrow = scatter(points, WIDE, 420, f"{key}-wide"), scatter(points, NARROW, 320, f"{key}-narrow")
     return Chart(wide.markup(), narrow.markup())
 
@@ -117,7 +119,7 @@ def _waterfall(report: Report) -> Chart:
 
 
 def _point(step: StepReport) -> EnginePoint:
-    return EnginePoint(step.name, step.name.partition("-")[0], step.engine.accuracy, step.timing.candidate)
+    return EnginePoint(step.name, step.name.partition("-")[0], step.engine.score, step.timing.candidate)
 
 
 def _trainings(steps: Sequence[StepReport]) -> Iterator[Training]:
@@ -141,13 +143,14 @@ def _tiles(report: Report) -> Iterator[Tile]:
         f"{verdict}95 % interval {wording.interval(timing.interval, 2)}; batch {timing.batch}, "
         f"{engine_tables.threads_words(final.threads)}, n\u00a0=\u00a0{timing.candidate.samples:,}",
     )
-    change = headline.accuracy
+    change, told = headline.score, report_tables.metric_words(report)
     noise = "" if change.significant else "within noise; "
+    direction = "" if told.is_share else f"{told.direction}; "
     yield Tile(
-        "Accuracy",
-        f"{wording.points(change.value)} points",
-        f"{wording.percent(teacher.accuracy.value)} → {wording.percent(final.accuracy.value)} %",
-        f"{noise}95 % interval {wording.points_interval(change.interval)}; n\u00a0=\u00a0{final.accuracy.count:,}",
+        told.title,
+        told.change_told(change.value),
+        f"{told.figure(teacher.score.value)} → {told.told(final.score.value)}",
+        f"{direction}{noise}95 % interval {told.change_interval(change.interval)}; n\u00a0=\u00a0{final.score.count:,}",
     )
     yield Tile(
         "Engine file",

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 
 from ...export.measurement import P99_SAMPLES, Comparison, Machine
-from ..differences import AccuracyChange
 from ..progress import duration_text
 from ..report import Earned, Report, StepReport
 from . import wording
 from .engine_tables import (
     NO_CHANGE,
-    accuracy_cell,
     engines_table,
     latency_table,
     memory_cell,
@@ -22,25 +20,35 @@ from .engine_tables import (
     threads_words,
     tone_of,
 )
-from .tables import Cell, Table, Tone, cells, figures, not_measured, words
+from .metric_words import MetricWords
+from .tables import Cell, Table, cells, figures, not_measured, words
 from .terms import terms_of
 
 AA_VERDICTS = {NO_CHANGE: ", noise", "faster": ", FAILED", "slower": ", FAILED"}
 """An engine that comes out faster or slower than itself says that the machine was not quiet."""
 
 
+def metric_words(report: Report) -> MetricWords:
+    """How the run's metric is told: alike wherever its steps stand beside each other."""
+    return MetricWords.of(step.engine.score for step in report.steps)
+
+
 def headline_sentence(report: Report) -> str:
-    """The run in one sentence: speed, accuracy, size."""
+    """The run in one sentence: speed, metric, size."""
+    told = metric_words(report)
     if len(report.steps) == 1:
         engine = report.steps[0].engine
+        reaches = told.told(engine.score.value)
+        if not told.is_share:
+            reaches = f"a {told.metric.name} of {reaches}"
         return (
-            f"Only the teacher was made so far: {engine.target} reaches {wording.percent(engine.accuracy.value)} % "
+            f"Only the teacher was made so far: {engine.target} reaches {reaches} "
             f"at a p50 of {wording.plain(report.steps[0].timing.candidate.p50_ms, 3)} ms."
         )
     headline = report.headline
     return (
         f"{_speed_words(headline.timing)} than the teacher's fp32 engine at batch {headline.timing.batch}, "
-        f"{_accuracy_words(headline.accuracy)}, file {_size_words(headline.file_ratio)}."
+        f"{told.change_in_words(headline.score)}, file {_size_words(headline.file_ratio)}."
     )
 
 
@@ -81,12 +89,13 @@ def headline_table(report: Report) -> Table:
     headline = report.headline
     teacher, final, timing = headline.teacher, headline.final, headline.timing
     latency = wording.decimals_for((timing.baseline.p50_ms, timing.candidate.p50_ms))
+    told = metric_words(report)
     rows = (
         (
-            Cell("Accuracy (%)", samples_words(final.engine.accuracy)),
-            accuracy_cell(teacher.engine.accuracy),
-            accuracy_cell(final.engine.accuracy),
-            _accuracy_change_cell(headline.accuracy, " points"),
+            Cell(told.axis_title, samples_words(final.engine.score)),
+            told.cell(teacher.engine.score),
+            told.cell(final.engine.score),
+            told.change_cell(headline.score, with_unit=True),
         ),
         (
             Cell("Latency p50 (ms)", f"batch {timing.batch}, {threads_words(final.engine.threads)}"),
@@ -141,6 +150,8 @@ def _goal_figure(goal: str, value: float) -> str:
     if goal == "max_accuracy_drop":
         points = f"{100 * value:.4g}".replace("-", wording.MINUS)
         return f"{points} {'point' if points == '1' else 'points'}"
+    if goal == "max_worsening":
+        return f"{100 * value:.4g} %".replace("-", wording.MINUS)
     if goal == "min_speedup":
         return f"{value:.4g}{wording.TIMES}"
     if goal == "max_file_bytes":
@@ -150,10 +161,11 @@ def _goal_figure(goal: str, value: float) -> str:
 
 def earned_table(report: Report) -> Table:
     """The waterfall: what each step changed against the step before it."""
+    told = metric_words(report)
     columns = (
         words("Step"),
-        figures("Accuracy", "points"),
-        figures("Accuracy in total", "points"),
+        told.change_column(),
+        told.change_column(f"{told.title} in total"),
         figures("Speedup", "p50"),
         figures("Speedup in total", "p50"),
         figures("File", "smaller"),
@@ -163,7 +175,7 @@ def earned_table(report: Report) -> Table:
     batch = report.steps[0].timing.batch
     note = (
         f"Against the step before, in total against the teacher; latency at batch {batch}. 95 % intervals: of "
-        "speedups by bootstrap, both engines timed in turns; of accuracies by Newcombe's square-and-add rule. "
+        f"speedups by bootstrap, both engines timed in turns; {_score_intervals(report)} "
         "“Noise” marks what may be chance."
     )
     if report.steps[0].timing.verdict != NO_CHANGE:
@@ -171,11 +183,20 @@ def earned_table(report: Report) -> Table:
             " The A/A check failed: the teacher's engine came out faster or slower than itself, so the machine was not "
             "quiet while it was timed."
         )
-    return Table("What each step earned", columns, tuple(_earned_row(row) for row in report.earned), note)
+    return Table("What each step earned", columns, tuple(_earned_row(row, told) for row in report.earned), note)
 
 
-def _earned_row(row: Earned) -> tuple[Cell, ...]:
-    if row.speedup is None or row.accuracy is None or row.accuracy_since_teacher is None:
+def _score_intervals(report: Report) -> str:
+    """How the intervals of the metric's changes came about."""
+    if any(step.change for step in report.steps):
+        return f"of {report.metric.name} by bootstrap, both engines compared sample by sample."
+    if report.metric.kind == "share":
+        return "of accuracies by Newcombe's square-and-add rule."
+    return f"of {report.metric.name} by the square-and-add rule."
+
+
+def _earned_row(row: Earned, told: MetricWords) -> tuple[Cell, ...]:
+    if row.speedup is None or row.score is None or row.score_since_teacher is None:
         control = Cell(
             wording.ratio(row.step.timing.ratio), f"A/A check{AA_VERDICTS[row.step.timing.verdict]}", "quiet"
         )
@@ -184,8 +205,8 @@ def _earned_row(row: Earned) -> tuple[Cell, ...]:
     speedup = row.speedup
     return (
         Cell(row.step.name),
-        _accuracy_change_cell(row.accuracy),
-        _accuracy_change_cell(row.accuracy_since_teacher),
+        told.change_cell(row.score),
+        told.change_cell(row.score_since_teacher),
         Cell(wording.ratio(speedup.ratio), ratio_detail(speedup.interval, speedup.verdict), tone_of(speedup.verdict)),
         speedup_cell(row.step.timing),
         *cells(wording.ratio(value) for value in (row.file_ratio, row.parameters_ratio, row.macs_ratio)),
@@ -194,10 +215,11 @@ def _earned_row(row: Earned) -> tuple[Cell, ...]:
 
 def steps_table(report: Report) -> Table:
     """Every step's engine in absolute numbers."""
+    told = metric_words(report)
     columns = (
         words("Step"),
         words("Precision"),
-        figures("Accuracy", "%"),
+        told.column(),
         figures("p50", "ms"),
         figures("p99", "ms"),
         figures("Speedup", "to teacher"),
@@ -211,17 +233,19 @@ def steps_table(report: Report) -> Table:
     first = report.steps[0]
     note = (
         f"{first.engine.runtime} on {first.engine.device}, {threads_words(first.engine.threads)}, batch "
-        f"{first.timing.batch}; accuracy of the engine on {samples_words(first.engine.accuracy)}; 95 % intervals."
+        f"{first.timing.batch}; {told.metric.name} of the engine on {samples_words(first.engine.score)}; 95 % "
+        "intervals."
     )
-    return Table("Every step's engine", columns, tuple(_step_row(step, decimals) for step in report.steps), note)
+    rows = tuple(_step_row(step, decimals, told) for step in report.steps)
+    return Table("Every step's engine", columns, rows, note)
 
 
-def _step_row(step: StepReport, decimals: int) -> tuple[Cell, ...]:
+def _step_row(step: StepReport, decimals: int, told: MetricWords) -> tuple[Cell, ...]:
     latency = step.timing.candidate
     return (
         Cell(step.name),
         Cell(step.engine.precision),
-        accuracy_cell(step.engine.accuracy),
+        told.cell(step.engine.score),
         p50_cell(latency, decimals),
         p99_cell(latency, decimals),
         speedup_cell(step.timing),
@@ -260,7 +284,8 @@ def run_table(report: Report) -> Table:
         ("Took", f"{duration_text(report.seconds)}, of which {report.overhead_seconds:.1f} s neither training, "
          "exporting nor measuring"),
         ("Data", report.data),
-        ("Classes", f"{len(report.classes)}: {', '.join(report.classes)}"),
+        ("Classes", f"{len(report.classes)}: {', '.join(report.classes)}" if report.classes else "none"),
+        ("Metric", f"{report.metric.name}, {metric_words(report).direction}"),
         ("Seed", str(report.seed)),
         ("Recipe hash", report.recipe_hash),
         ("Report", f"schema version {report.version}"),
@@ -270,15 +295,15 @@ def run_table(report: Report) -> Table:
 
 def method_sentences(report: Report) -> tuple[str, ...]:
     """How the numbers came about, for readers who doubt them."""
+    of_score, of_changes = _metric_sentences(report)
     sentences = (
-        "Accuracy is the engine's own, over the whole test split; its interval is Wilson's (1927), 95 %.",
+        of_score,
         "Latency is host-synchronous: one call after another, each engine in a process of its own. Candidate and "
         "teacher's fp32 engine take turns on the same machine, so that what slows one slows the other; intervals of "
         "p50 and of the speedup are 95 % block bootstrap. n counts timed calls; outliers are counted, never dropped.",
         f"A p99 is given from {P99_SAMPLES:,} calls on. A difference inside its interval, or under 3 %, is called "
         f"“{NO_CHANGE}”. The teacher's row compares its engine with itself, which shows the noise.",
-        "Differences of accuracy have Newcombe's interval (1998, method 10), which takes the samples for independent. "
-        "The engines saw the same samples, so it errs towards calling a difference noise.",
+        of_changes,
     )
     if any(term.shares for step in report.steps for term in terms_of(step)):
         sentences += (
@@ -288,10 +313,24 @@ def method_sentences(report: Report) -> tuple[str, ...]:
     return sentences
 
 
-def _accuracy_change_cell(change: AccuracyChange, unit: str = "") -> Cell:
-    noise = "" if change.significant else ", noise"
-    tone: Tone = ("good" if change.value > 0 else "bad") if change.significant else "plain"
-    return Cell(wording.points(change.value) + unit, wording.points_interval(change.interval) + noise, tone)
+def _metric_sentences(report: Report) -> tuple[str, str]:
+    """What the metric and its intervals are, and what the intervals of its changes are."""
+    metric = report.metric
+    if metric.kind == "share":
+        return (
+            "Accuracy is the engine's own, over the whole test split; its interval is Wilson's (1927), 95 %.",
+            "Differences of accuracy have Newcombe's interval (1998, method 10), which takes the samples for "
+            "independent. The engines saw the same samples, so it errs towards calling a difference noise.",
+        )
+    of_what = "the mean of the task's own value of each sample"
+    if metric.kind == "root_mean":
+        of_what = "the square root of the mean over samples of each sample's mean squared error"
+    return (
+        f"{metric.name} is the engine's own, over the whole test split: {of_what}; {metric_words(report).direction}. "
+        "Its interval is a 95 % bootstrap over samples (Efron 1979).",
+        f"Differences of {metric.name} have the bootstrap's interval, too: every draw takes the same samples of both "
+        "engines, so that what is hard about a sample cancels.",
+    )
 
 
 def _speed_words(timing: Comparison) -> str:
@@ -300,14 +339,6 @@ def _speed_words(timing: Comparison) -> str:
     if timing.verdict == "slower":
         return f"{wording.ratio_in_words(1 / timing.ratio)} slower"
     return f"{wording.ratio_in_words(timing.ratio)} faster"
-
-
-def _accuracy_words(change: AccuracyChange) -> str:
-    value = wording.points(abs(change.value)).lstrip("+")
-    if float(value) == 0:
-        return "the same accuracy"
-    noise = "" if change.significant else " (within noise)"
-    return f"{value} points {'more' if change.value > 0 else 'less'} accurate{noise}"
 
 
 def _size_words(file_ratio: float | None) -> str:

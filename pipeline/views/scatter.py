@@ -1,13 +1,14 @@
-"""Accuracy against latency, with intervals and the front of what no other engine beats in both."""
+"""The metric against latency, with intervals and the front of what no other engine beats in both."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ...export.measurement import Accuracy, Latency
+from ...export.measurement import Latency, Score
 from .labels import Placed, placed_labels
-from .svg import Box, Canvas, Scale, scale_over, tick_texts
+from .metric_words import MetricWords
+from .svg import Box, Canvas, Scale, scale_over, text_width, tick_texts
 
 LOGARITHMIC_FROM = 3.0
 """A wider spread of latencies than this is drawn by logarithm: equal factors, equal distances."""
@@ -25,7 +26,7 @@ class EnginePoint:
     name: str
     short: str
     """Stands for the name where that has no room."""
-    accuracy: Accuracy
+    score: Score
     latency: Latency
     series: int = 0
     """Engines of one series, such as a run, are joined in order."""
@@ -34,51 +35,71 @@ class EnginePoint:
 def pareto_front(points: Sequence[EnginePoint]) -> list[EnginePoint]:
     """By rising latency: the points that no other one equals or beats in both and beats in one."""
     front: list[EnginePoint] = []
-    for point in sorted(points, key=lambda point: (point.latency.p50_ms, -point.accuracy.value)):
-        better = not front or point.accuracy.value > front[-1].accuracy.value
+    for point in sorted(points, key=lambda point: (point.latency.p50_ms, -_goodness(point))):
+        better = not front or _goodness(point) > _goodness(front[-1])
         if better or _place(point) == _place(front[-1]):
             front.append(point)
     return front
 
 
+def _goodness(point: EnginePoint) -> float:
+    """Higher is better, whatever the metric."""
+    return point.score.value if point.score.metric.higher_is_better else -point.score.value
+
+
 def _place(point: EnginePoint) -> tuple[float, float]:
-    return point.latency.p50_ms, point.accuracy.value
+    return point.latency.p50_ms, point.score.value
 
 
 def scatter(points: Sequence[EnginePoint], width: float, height: float, key: str) -> Canvas:
-    """The chart in a given size, with names where all of them have room."""
-    canvas = Canvas(width, height, "Accuracy against latency", _description(points), key)
-    plot = Box(LEFT, TOP, width - RIGHT, height - BOTTOM)
-    across, upwards = _scales(points, plot)
-    _axes(canvas, plot, across, upwards, points[0].latency.batch)
+    """The chart in a given size, with names where all of them have room; all points are of one metric."""
+    told = MetricWords.of(point.score for point in points)
+    canvas = Canvas(width, height, f"{told.title} against latency", _description(points, told), key)
+    plot = Box(_left(points, told, height), TOP, width - RIGHT, height - BOTTOM)
+    across, upwards = _scales(points, plot, told)
+    _axes(canvas, plot, across, upwards, points[0].latency.batch, told)
+
+    def place(point: EnginePoint) -> tuple[float, float]:
+        return across(point.latency.p50_ms), upwards(told.drawn(point.score.value))
+
     front = pareto_front(points)
-    steps = _staircase([(across(each.latency.p50_ms), upwards(100 * each.accuracy.value)) for each in front], plot)
+    worst = plot.bottom if told.metric.higher_is_better else plot.top
+    steps = _staircase([place(each) for each in front], worst, plot.right)
     canvas.path(steps, "front")
     lines = _boxes_along(steps)
     for series in sorted({point.series for point in points}):
         members = [point for point in points if point.series == series]
-        course = [(across(each.latency.p50_ms), upwards(100 * each.accuracy.value)) for each in members]
+        course = [place(each) for each in members]
         canvas.path(course, "course")
         lines += _boxes_along(course)
-    whiskers = [whisker for point in points for whisker in _whiskers(canvas, point, across, upwards)]
+    whiskers = [whisker for point in points for whisker in _whiskers(canvas, point, across, upwards, told)]
     for point in points:
         css = f"dot series-{point.series % 4}" + (" on-front" if point in front else "")
-        canvas.circle(across(point.latency.p50_ms), upwards(100 * point.accuracy.value), 4.5, css)
-    _labels(canvas, points, plot, across, upwards, [*whiskers, *lines])
+        canvas.circle(*place(point), 4.5, css)
+    _labels(canvas, points, [place(point) for point in points], plot, [*whiskers, *lines])
     return canvas
 
 
-def _scales(points: Sequence[EnginePoint], plot: Box) -> tuple[Scale, Scale]:
+def _left(points: Sequence[EnginePoint], told: MetricWords, height: float) -> float:
+    """Room for the figures beside the upward axis."""
+    scale = scale_over(_ends(points, told), height - BOTTOM, TOP)
+    return max(LEFT, *(14 + text_width(text, 11) for text in tick_texts(scale.ticks(6))))
+
+
+def _ends(points: Sequence[EnginePoint], told: MetricWords) -> list[float]:
+    return [told.drawn(end) for point in points for end in (point.score.interval.low, point.score.interval.high)]
+
+
+def _scales(points: Sequence[EnginePoint], plot: Box, told: MetricWords) -> tuple[Scale, Scale]:
     latencies = [
         end for point in points for end in (point.latency.p50_interval.low, point.latency.p50_interval.high)
     ] + [point.latency.p50_ms for point in points]
-    shares = [100 * end for point in points for end in (point.accuracy.interval.low, point.accuracy.interval.high)]
     logarithmic = max(latencies) / min(latencies) > LOGARITHMIC_FROM
     across = scale_over(latencies, plot.left, plot.right, logarithmic=logarithmic)
-    return across, scale_over(shares, plot.bottom, plot.top)
+    return across, scale_over(_ends(points, told), plot.bottom, plot.top)
 
 
-def _axes(canvas: Canvas, plot: Box, across: Scale, upwards: Scale, batch: int) -> None:
+def _axes(canvas: Canvas, plot: Box, across: Scale, upwards: Scale, batch: int, told: MetricWords) -> None:
     rows = upwards.ticks(6)
     for value, text in zip(rows, tick_texts(rows), strict=True):
         canvas.line((plot.left, upwards(value)), (plot.right, upwards(value)), "grid")
@@ -88,16 +109,16 @@ def _axes(canvas: Canvas, plot: Box, across: Scale, upwards: Scale, batch: int) 
         canvas.line((across(value), plot.bottom), (across(value), plot.bottom + 4), "axis")
         canvas.text(across(value), plot.bottom + 18, text, "tick", anchor="middle", size=11)
     canvas.line((plot.left, plot.bottom), (plot.right, plot.bottom), "axis")
-    canvas.text(0, 12, "Accuracy (%)", "axis-title")
+    canvas.text(0, 12, told.axis_title, "axis-title")
     scale = ", logarithmic" if across.logarithmic else ""
     canvas.text(plot.right, canvas.height - 4, f"p50 latency (ms, batch {batch}{scale})", "axis-title", anchor="end")
 
 
-def _whiskers(canvas: Canvas, point: EnginePoint, across: Scale, upwards: Scale) -> list[Box]:
-    x, y = across(point.latency.p50_ms), upwards(100 * point.accuracy.value)
-    low, high = point.accuracy.interval.low, point.accuracy.interval.high
+def _whiskers(canvas: Canvas, point: EnginePoint, across: Scale, upwards: Scale, told: MetricWords) -> list[Box]:
+    x, y = across(point.latency.p50_ms), upwards(told.drawn(point.score.value))
+    low, high = point.score.interval.low, point.score.interval.high
     left, right = across(point.latency.p50_interval.low), across(point.latency.p50_interval.high)
-    bottom, top = upwards(100 * low), upwards(100 * high)
+    bottom, top = upwards(told.drawn(low)), upwards(told.drawn(high))
     css = f"whisker series-{point.series % 4}"
     canvas.line((x, bottom), (x, top), css)
     canvas.line((left, y), (right, y), css)
@@ -105,9 +126,12 @@ def _whiskers(canvas: Canvas, point: EnginePoint, across: Scale, upwards: Scale)
 
 
 def _labels(
-    canvas: Canvas, points: Sequence[EnginePoint], plot: Box, across: Scale, upwards: Scale, crossed: Sequence[Box]
+    canvas: Canvas,
+    points: Sequence[EnginePoint],
+    dots: Sequence[tuple[float, float]],
+    plot: Box,
+    crossed: Sequence[Box],
 ) -> None:
-    dots = [(across(each.latency.p50_ms), upwards(100 * each.accuracy.value)) for each in points]
     room = Box(plot.left + 2, plot.top - 8, plot.right + RIGHT - 2, plot.bottom - 2)
     labels: list[Placed | None] = [None]
     if canvas.width >= NAMES_FROM:
@@ -123,12 +147,12 @@ def _labels(
         canvas.text(label.x, label.y, label.text, "label", anchor=label.anchor)
 
 
-def _staircase(front: Sequence[tuple[float, float]], plot: Box) -> list[tuple[float, float]]:
-    """Right of and below its corners, an engine would be beaten in both."""
-    corners = [(front[0][0], plot.bottom), front[0]]
+def _staircase(front: Sequence[tuple[float, float]], worst: float, right: float) -> list[tuple[float, float]]:
+    """From the worst height; right of its corners and on their worse side, an engine would be beaten in both."""
+    corners = [(front[0][0], worst), front[0]]
     for (_, before), (x, y) in pairwise(front):
         corners += [(x, before), (x, y)]
-    return [*corners, (plot.right, front[-1][1])]
+    return [*corners, (right, front[-1][1])]
 
 
 def _boxes_along(points: Sequence[tuple[float, float]]) -> list[Box]:
@@ -142,8 +166,9 @@ def _boxes_along(points: Sequence[tuple[float, float]]) -> list[Box]:
     return boxes
 
 
-def _description(points: Sequence[EnginePoint]) -> str:
-    told = "; ".join(
-        f"{point.name}: {100 * point.accuracy.value:.2f} percent at {point.latency.p50_ms:.3g} ms" for point in points
+def _description(points: Sequence[EnginePoint], told: MetricWords) -> str:
+    unit = " percent" if told.is_share else f" {told.metric.name}"
+    listed = "; ".join(
+        f"{point.name}: {told.figure(point.score.value)}{unit} at {point.latency.p50_ms:.3g} ms" for point in points
     )
-    return f"Engines with 95 % intervals, and the Pareto front. {told}."
+    return f"Engines with 95 % intervals, and the Pareto front. {listed}."

@@ -43,10 +43,11 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     for sentence in report_tables.gate_sentences(report):
         yield Text(f"! {sentence}\n", style="bold red")
     steps = report_tables.steps_table(report)
-    yield table_view(steps.only("Step", "Precision", "Accuracy", "p50", "Speedup", "File", "Parameters", "MACs"))
+    metric = report_tables.metric_words(report).title
+    yield table_view(steps.only("Step", "Precision", metric, "p50", "Speedup", "File", "Parameters", "MACs"))
     if len(report.steps) > 1:
         earned = report_tables.earned_table(report)
-        yield table_view(earned.only("Step", "Accuracy", "Accuracy in total", "Speedup", "Speedup in total"))
+        yield table_view(earned.only("Step", metric, f"{metric} in total", "Speedup", "Speedup in total"))
     if len(report.engines) > 1 or any(len(engine.latency) > 1 for engine in report.engines):
         latency = engine_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
         yield table_view(latency.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup"))

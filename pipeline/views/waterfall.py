@@ -1,11 +1,12 @@
-"""What each step earned: how far it moved latency, by factors, and accuracy, by points."""
+"""What each step earned: how far it moved latency, by factors, and the metric, by its own measure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..differences import AccuracyChange
+from ...export.measurement import ScoreChange
 from ..report import Earned, Report
 from . import wording
+from .metric_words import MetricWords
 from .svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
 
 ROW, BAR = 38.0, 14.0
@@ -18,8 +19,8 @@ class _Layout:
 
     latency: tuple[float, float]
     latency_text: float
-    accuracy: tuple[float, float]
-    accuracy_text: float
+    score: tuple[float, float]
+    score_text: float
     row: float
     names: float
     """Room for a step's name."""
@@ -28,7 +29,7 @@ class _Layout:
 
 
 def waterfall(report: Report, width: float, key: str, beside: Sequence[Report] = ()) -> Canvas:
-    """Bars on a logarithmic axis, so that a bar's length is its factor, beside the changes of accuracy with intervals.
+    """Bars on a logarithmic axis, so that a bar's length is its factor, beside the metric's changes with intervals.
 
     The axes also hold what the reports `beside` it need, so that their charts can be read against each other.
     """
@@ -39,13 +40,15 @@ def waterfall(report: Report, width: float, key: str, beside: Sequence[Report] =
     bottom = top + layout.row * len(rows)
     shown = [rows, *(other.earned for other in beside)]
     speeds = scale_over([1.5, *(speed for each in shown for speed in _speeds(each))], *layout.latency, logarithmic=True)
-    changes = _accuracy_scale([row for each in shown for row in each], layout.accuracy)
-    _heads(canvas, layout, rows[0].step.timing.candidate.batch)
+    told = MetricWords.of(row.step.engine.score for row in rows)
+    alike = [row for each in shown for row in each if row.step.engine.score.metric == told.metric]
+    changes = _score_scale(alike, layout.score, told)
+    _heads(canvas, layout, rows[0].step.timing.candidate.batch, told)
     _axis(canvas, speeds, top, bottom, 5 if not layout.stacked else 3)
     _axis(canvas, changes, top, bottom, 4 if not layout.stacked else 3)
     canvas.line((changes(0), top), (changes(0), bottom), "zero")
     for index in range(len(rows)):
-        _row(canvas, layout, rows, index, top + index * layout.row, (speeds, changes))
+        _row(canvas, layout, rows, index, top + index * layout.row, (speeds, changes), told)
         if index:
             canvas.line((0, top + index * layout.row), (width, top + index * layout.row), "rule")
     return canvas
@@ -71,22 +74,25 @@ def _speeds(rows: Sequence[Earned]) -> list[float]:
     return [1.0, *(row.step.timing.ratio for row in rows[1:])]
 
 
-def _accuracy_scale(rows: Sequence[Earned], pixels: tuple[float, float]) -> Scale:
-    changes = [row.accuracy for row in rows if row.accuracy is not None]
-    ends = [100 * end for change in changes for end in (change.interval.low, change.interval.high)]
-    return scale_over([*ends, -0.5, 0.5], *pixels)
+def _score_scale(rows: Sequence[Earned], pixels: tuple[float, float], told: MetricWords) -> Scale:
+    changes = [row.score for row in rows if row.score is not None]
+    ends = [told.drawn(end) for change in changes for end in (change.interval.low, change.interval.high)]
+    # So that changes which are nothing do not fill the axis: half a point, or a hundredth of the metric.
+    least = 0.5 if told.is_share else max(abs(row.step.engine.score.value) for row in rows) / 100 or 1.0
+    return scale_over([*ends, -least, least], *pixels)
 
 
-def _heads(canvas: Canvas, layout: _Layout, batch: int) -> None:
+def _heads(canvas: Canvas, layout: _Layout, batch: int, told: MetricWords) -> None:
     left = 0 if layout.stacked else layout.latency[0]
     canvas.text(left, 12, "Speed", "axis-title")
-    canvas.text(layout.accuracy[0], 12, "Accuracy", "axis-title")
+    unit = "points" if told.is_share else told.direction
+    canvas.text(layout.score[0], 12, shortened(told.title, layout.score[1] - layout.score[0]), "axis-title")
     log = "× teacher, logarithmic" if layout.stacked else f"teacher's p50 over the step's at batch {batch}, logarithmic"
     canvas.text(left, 28, log, "tick", size=11)
     if not layout.stacked:
         canvas.text(layout.latency_text, 28, "by the step → in total", "tick", anchor="end", size=11)
-        canvas.text(layout.accuracy_text, 28, "by the step", "tick", anchor="end", size=11)
-    canvas.text(layout.accuracy[0], 28, "points" if layout.stacked else "points, 95 % interval", "tick", size=11)
+        canvas.text(layout.score_text, 28, "by the step", "tick", anchor="end", size=11)
+    canvas.text(layout.score[0], 28, unit if layout.stacked else f"{unit}, 95 % interval", "tick", size=11)
 
 
 def _axis(canvas: Canvas, scale: Scale, top: float, bottom: float, most: int) -> None:
@@ -102,7 +108,13 @@ def _axis(canvas: Canvas, scale: Scale, top: float, bottom: float, most: int) ->
 
 
 def _row(
-    canvas: Canvas, layout: _Layout, rows: Sequence[Earned], index: int, top: float, scales: tuple[Scale, Scale]
+    canvas: Canvas,
+    layout: _Layout,
+    rows: Sequence[Earned],
+    index: int,
+    top: float,
+    scales: tuple[Scale, Scale],
+    told: MetricWords,
 ) -> None:
     row, speeds = rows[index], _speeds(rows)
     middle = top + (layout.row / 2 if not layout.stacked else 40)
@@ -113,9 +125,9 @@ def _row(
     after, before = along(speeds[index]), along(speeds[max(0, index - 1)])
     _speed_bar(canvas, row, before, after, middle)
     canvas.text(layout.latency_text, baseline, _figure(row), "figure", anchor="end")
-    if row.accuracy is not None:
-        _accuracy_whisker(canvas, row.accuracy, changes, middle)
-        canvas.text(layout.accuracy_text, baseline, wording.points(row.accuracy.value), "figure", anchor="end")
+    if row.score is not None:
+        _whisker(canvas, row.score, changes, middle, told)
+        canvas.text(layout.score_text, baseline, told.change(row.score.value), "figure", anchor="end")
 
 
 def _figure(row: Earned) -> str:
@@ -136,20 +148,22 @@ def _speed_bar(canvas: Canvas, row: Earned, before: float, after: float, middle:
     canvas.line((after, middle - BAR / 2 - 3), (after, middle + BAR / 2 + 3), "mark")
 
 
-def _accuracy_whisker(canvas: Canvas, change: AccuracyChange, scale: Scale, middle: float) -> None:
-    low, high = scale(100 * change.interval.low), scale(100 * change.interval.high)
-    css = "even" if not change.significant else "gain" if change.value > 0 else "loss"
+def _whisker(canvas: Canvas, change: ScoreChange, scale: Scale, middle: float, told: MetricWords) -> None:
+    low, high = scale(told.drawn(change.interval.low)), scale(told.drawn(change.interval.high))
+    css = "even" if not change.significant else "gain" if change.improves else "loss"
     canvas.line((low, middle), (high, middle), f"whisker {css}")
-    canvas.circle(scale(100 * change.value), middle, 4.5, f"dot {css}")
+    canvas.circle(scale(told.drawn(change.value)), middle, 4.5, f"dot {css}")
 
 
 def _description(report: Report) -> str:
-    told: list[str] = []
+    told = MetricWords.of(step.engine.score for step in report.steps)
+    rows: list[str] = []
     for row in report.earned:
-        if row.speedup is None or row.accuracy is None:
+        if row.speedup is None or row.score is None:
             continue
-        told.append(
-            f"{row.step.name}: {row.speedup.ratio:.2f} times the speed ({row.speedup.verdict}), accuracy "
-            f"{wording.points(row.accuracy.value)} points{'' if row.accuracy.significant else ' (within noise)'}"
+        noise = "" if row.score.significant else " (within noise)"
+        rows.append(
+            f"{row.step.name}: {row.speedup.ratio:.2f} times the speed ({row.speedup.verdict}), {told.metric.name} "
+            f"{told.change_told(row.score.value)}{noise}"
         )
-    return "Each step against the one before it. " + "; ".join(told) + "."
+    return "Each step against the one before it. " + "; ".join(rows) + "."

@@ -28,11 +28,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def points(difference: float) -> str:
-    """A difference of shares in percentage points, such as ``−0.28``."""
-    return signed(100 * difference, 2)
-
-
 def ratio(value: float | None) -> str:
     """Such as ``8.41×``, for a column."""
     return "–" if value is None else f"{value:,.2f}{TIMES}"
@@ -46,11 +41,6 @@ def ratio_in_words(value: float | None) -> str:
 def interval(values: Interval, decimals: int, scale: float = 1.0) -> str:
     """Both ends, such as ``0.349 to 0.361``: a dash would look like a minus."""
     return f"{plain(values.low * scale, decimals)} to {plain(values.high * scale, decimals)}"
-
-
-def points_interval(values: Interval) -> str:
-    """Both ends in percentage points, signed."""
-    return f"{points(values.low)} to {points(values.high)}"
 
 
 def decimals_for(values: Iterable[float]) -> int:

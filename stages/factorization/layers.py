@@ -31,7 +31,7 @@ class Plan:
     @property
     def pays(self) -> bool:
         """Whether the layer is to be factorized: for fewer multiply-accumulates, an embedding for fewer parameters."""
-        return self.kept_because is None and self.factors is not None and self.costs_less
+        return self.kept_because is None and self.costs_less
 
     @property
     def costs_less(self) -> bool:
@@ -56,7 +56,9 @@ class Plan:
             "parameters_before": self.before.parameters,
             "parameters_after": after.parameters,
             **({"engine": self.engine} if self.engine else {}),
-            "decision": "factorized" if self.pays else f"kept: {self.kept_because or self._no_gain}",
+            "decision": "factorized"
+            if self.pays
+            else f"kept: {self.kept_because or 'its factors would not cost less'}",
         }
 
     def _chosen(self) -> dict[str, Any]:
@@ -65,16 +67,19 @@ class Plan:
         kept = self.ranks.energy(self.factors)
         return {"kind": self.factors.kind, "ranks": list(self.factors.ranks), "energy": kept}
 
-    @property
-    def _no_gain(self) -> str:
-        if self.factors is None:
-            return f"no {' or '.join(self.ranks.kinds)} factors of lower cost keep so much"
-        return "its factors would not cost less"
 
-
-def plans(layers: Mapping[str, LayerRanks], choice: Choice, costs: Costs) -> list[Plan]:
-    """A plan for every layer of the choice, in its order."""
+def plans(
+    layers: Mapping[str, LayerRanks], choice: Choice, costs: Costs, *, whole_because: str | None = None
+) -> list[Plan]:
+    """A plan for every layer of the choice, in its order; `whole_because` says why one has no factors in it."""
     after = costs.after(choice)
+
+    def reason(path: str) -> str | None:
+        if choice[path] is not None:
+            return costs.reason_to_keep(path)
+        no_ranks = f"no {' or '.join(layers[path].kinds)} factors of lower cost keep so much"
+        return costs.reason_to_keep(path) or whole_because or no_ranks
+
     return [
         Plan(
             path=path,
@@ -82,7 +87,7 @@ def plans(layers: Mapping[str, LayerRanks], choice: Choice, costs: Costs) -> lis
             ranks=layers[path],
             before=costs.of_layer(path),
             after=after[path],
-            kept_because=costs.reason_to_keep(path),
+            kept_because=reason(path),
         )
         for path, factors in choice.items()
     ]

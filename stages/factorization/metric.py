@@ -14,7 +14,8 @@ from ..stage import Context
 MetricName = Literal["weights", "outputs"]
 
 DAMPING = 0.01
-"""Of the mean square of the inputs, added to each: directions that the samples lack are not free (as GPTQ has it)."""
+"""Of the mean square of the inputs, added to each, so that directions that the samples lack are not free (as much as in
+GPTQ, arXiv:2210.17323)."""
 WIDEST = 4096
 """Layers of more inputs get each input's mean square instead of all products of two, a matrix too large to hold."""
 
@@ -70,14 +71,14 @@ def metrics(model: nn.Module, paths: Iterable[str], context: Context) -> dict[st
     counts: dict[str, int] = {}
 
     def remember(path: str) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            moment, count = _moment(layer, inputs[0])
+        def hook(layer: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+            moment, count = _moment(layer, (*arguments, *keywords.values())[0])
             moments[path] = moments[path] + moment if path in moments else moment
             counts[path] = counts.get(path, 0) + count
 
         return hook
 
-    hooks = [running.get_submodule(path).register_forward_pre_hook(remember(path)) for path in paths]
+    hooks = [running.get_submodule(path).register_forward_pre_hook(remember(path), with_kwargs=True) for path in paths]
     try:
         for batch in sampled(context, SAMPLES, context.data.batch_size, "inputs of layers"):
             running(*batch.inputs.values())

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from ...pipeline.factors import Factors
+from ...pipeline.factors import FactorKind, Factors
 from ..judgement import SAMPLES, judged, sampled
 from ..stage import Context
 from .costs import Costs
@@ -23,18 +22,19 @@ class FactorSensitivity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str
-    factors: Factors
+    kind: FactorKind
+    ranks: tuple[int, ...]
     macs_saved: int
     """Of one sample; more than none."""
     loss_rise: float
     """The task's mean loss on training samples, minus that of the whole model; nothing is trained in between."""
-    correct: float
-    """The share of the samples that are right."""
+    metric: float
+    """The task's metric on the same samples."""
 
-    def fact(self) -> dict[str, Any]:
-        """What the report says about it."""
-        kind, ranks = self.factors.kind, list(self.factors.ranks)
-        return {"layer": self.layer, "kind": kind, "ranks": ranks, **self.model_dump(exclude={"layer", "factors"})}
+    @property
+    def factors(self) -> Factors:
+        """What the layer was split into."""
+        return Factors(kind=self.kind, ranks=self.ranks)
 
 
 def sensitivities(
@@ -58,7 +58,12 @@ def sensitivities(
             alone = judged(running, samples, context)
             running.set_submodule(path, layer)
             found[path, factors] = FactorSensitivity(
-                layer=path, factors=factors, macs_saved=saved, loss_rise=alone.loss - whole, correct=alone.correct
+                layer=path,
+                kind=factors.kind,
+                ranks=factors.ranks,
+                macs_saved=saved,
+                loss_rise=alone.loss - whole,
+                metric=alone.metric,
             )
     return sorted(found.values(), key=lambda each: list(layers).index(each.layer))
 

@@ -20,7 +20,20 @@ from ...pipeline.taps import Outputs
 from ...pipeline.training import Moment
 from .pair import Layers, Match, Pair
 
-Need = Literal["logits", "maps", "features", "linear head", "gradients", "attention", "tokens", "two views", "labels"]
+Need = Literal[
+    "outputs",
+    "logits",
+    "maps",
+    "features",
+    "linear head",
+    "gradients",
+    "attention",
+    "tokens",
+    "two views",
+    "labels",
+]
+OF_CLASSES: frozenset[Need] = frozenset(("logits", "linear head", "gradients", "two views", "labels"))
+"""What only networks that tell classes apart have, or what has only been tried on them."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 LOOSE = 1e-7
@@ -115,6 +128,11 @@ class Method(BaseModel, ABC, frozen=True, extra="forbid"):
     """The share of the training, before `until`, over which the weight falls linearly to zero."""
     until: Share = 1.0
     """The share of the training after which the term is left out."""
+
+    @classmethod
+    def needs_classes(cls) -> bool:
+        """Whether it is for networks that tell classes apart alone."""
+        return not OF_CLASSES.isdisjoint(cls.needs)
 
     @abstractmethod
     def term(self, pair: Pair) -> Term:

@@ -21,7 +21,7 @@ from ...pipeline.teacher import Teacher
 from ...pipeline.training import Moment, Objective, Schedule, fit, move, on_device
 from ..stage import Context
 from .anatomy import Anatomy, LayerError
-from .method import Method, Need, Observation, Taught, Term, Views
+from .method import OF_CLASSES, Method, Need, Observation, Taught, Term, Views
 from .pair import Pair
 from .response.kd import SoftTargets
 
@@ -33,6 +33,7 @@ ROUNDING = 1e-9
 """What weights may differ by and count as equal."""
 REHEARSED = 4
 """Samples of a rehearsed step."""
+WITHOUT_CONFIDENCE = "`combine: confidence` weighs teachers by the classes they know; use `combine: average`"
 TEACHER = "teacher"
 """What the run's own teacher is called among `teachers`."""
 
@@ -50,12 +51,24 @@ def name_of(method: Method) -> str:
     return type(method).__module__.rpartition(".")[2]
 
 
+def without_classes(method: Method) -> str | None:
+    """Why a method cannot serve a task without classes, and what can; None where it can."""
+    if not method.needs_classes():
+        return None
+    others = ", ".join(f"`{name}`" for name, each in methods().items() if not each.needs_classes() and name != "logits")
+    needs = " and ".join(sorted(OF_CLASSES.intersection(method.needs)))
+    return (
+        f"`{name_of(method)}` is for classes, of which it needs {needs}, and this task has none; use `logits`, the "
+        f"squared error to the teacher's outputs, or what lies inside the networks: {others}"
+    )
+
+
 class Distillation(BaseModel, frozen=True, extra="forbid"):
     """What a training learns from: the knowledge of one teacher or several, and the task itself."""
 
     knowledge: tuple[Annotated[Method, Named(methods)], ...] = (SoftTargets(),)
     task_weight: Annotated[float, Field(ge=0)] | None = None
-    """Multiplies the task's own loss, for classification the cross-entropy; by default what the methods ask for."""
+    """Multiplies the task's own loss, such as the cross-entropy; by default what the methods ask for."""
     teachers: tuple[str, ...] = (TEACHER,)
     """Names of earlier steps whose models teach; `teacher` is the run's own."""
     combine: Literal["average", "confidence"] = "average"
@@ -164,6 +177,8 @@ class DistillationObjective(Objective):
         self._rehearsal = rehearsal
         self._settings = settings
         self._context = context
+        if settings.combine == "confidence" and not context.data.classes:
+            raise StageError(WITHOUT_CONFIDENCE)
         self._teachers = tuple(self._chosen_teachers())
         self._entries = tuple(self._made_entries(model.to(context.device), blueprint))
         self._terms = nn.ModuleList(term for entry in self._entries for term in entry.terms)
@@ -216,6 +231,9 @@ class DistillationObjective(Objective):
         anatomies = [Anatomy(teacher.model(context), _example(context)) for teacher in self._teachers]
         counts: dict[str, int] = {}
         for method in self._settings.knowledge:
+            problem = None if context.data.classes else without_classes(method)
+            if problem is not None:
+                raise StageError(problem)
             counts[name_of(method)] = number = counts.get(name_of(method), 0) + 1
             name = name_of(method) if number == 1 else f"{name_of(method)}#{number}"
             seed = derive(context.seed, "knowledge", name)
@@ -358,7 +376,9 @@ def _taught(entry: _Entry, seen: Sequence[Observation], confidences: Tensor | No
 
 def servants(pair: Pair) -> list[str]:
     """The names of the methods that can serve a pair, by what its networks have."""
-    offered: set[Need] = {"logits", "labels", "gradients", "two views"}
+    offered: set[Need] = {"outputs"}
+    if pair.context.data.classes:
+        offered |= {"logits", "labels", "gradients", "two views"}
     for need, find in _FINDERS.items():
         if all(_has(find, anatomy) for anatomy in (pair.student, pair.teacher)):
             offered.add(need)

@@ -24,8 +24,8 @@ class Drop(BaseModel):
     block: str
     loss_rise: float
     """The mean loss on training samples above that of the whole model, nothing trained in between."""
-    correct: float
-    """The share of the samples that are right."""
+    metric: float
+    """The task's metric on the samples."""
     macs_left: float
     """The share of the model's multiply-accumulates that remain."""
 
@@ -96,7 +96,7 @@ def _tried(
     shallower = without(model, [*gone, block])
     left = macs(shallower, context.data.example()) / uncut
     judgement = judged(shallower.to(context.device).eval(), samples, context)
-    return Drop(block=block, loss_rise=judgement.loss - whole, correct=judgement.correct, macs_left=left)
+    return Drop(block=block, loss_rise=judgement.loss - whole, metric=judgement.metric, macs_left=left)
 
 
 def _price(drop: Drop, before: Drop | None) -> float:

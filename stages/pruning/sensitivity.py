@@ -1,4 +1,4 @@
-"""How the loss and the accuracy suffer when one group of channels alone is cut."""
+"""How the loss and the metric suffer when one group of channels alone is cut."""
 
 from collections.abc import Sequence
 
@@ -26,8 +26,8 @@ class Sensitivity(BaseModel):
     """The share of its channels that is gone."""
     loss_rise: float
     """The task's mean loss on training samples, minus that of the whole model; nothing is trained in between."""
-    correct: float
-    """The share of the samples that are right."""
+    metric: float
+    """The task's metric on the samples."""
 
 
 def sensitivities(model: nn.Module, ordered: Sequence[Block], context: Context) -> list[Sensitivity]:
@@ -44,5 +44,5 @@ def sensitivities(model: nn.Module, ordered: Sequence[Block], context: Context) 
             kept = kept_channels(model, ((block.group, block.units) for block in own[:count]))
             alone = judged(cut(model, kept)[0].to(context.device).eval(), samples, context)
             removed = sum(len(block.units) for block in own[:count]) / own[0].group.num_units
-            found.append(Sensitivity(layer=layer, removed=removed, loss_rise=alone.loss - whole, correct=alone.correct))
+            found.append(Sensitivity(layer=layer, removed=removed, loss_rise=alone.loss - whole, metric=alone.metric))
     return found

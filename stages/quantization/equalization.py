@@ -13,10 +13,9 @@ from torch import Tensor, fx, nn
 
 from ...pipeline.quantization import capture, module_path, operator_name
 from ..stage import Context
-from .placement import LAYERS
 
-EQUALIZABLE = LAYERS - {"conv_transpose2d"}
-"""Layers whose weights have their output channels first."""
+EQUALIZED = frozenset({"conv1d", "conv2d", "linear"})
+"""Layers whose weights are (out, in, …)."""
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "dropout", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"})
 """Operators that a positive factor of a channel passes through: f(s·x) = s·f(x) for every s > 0."""
 SATURATING = frozenset({"relu6", "hardtanh", "clamp"})
@@ -70,7 +69,7 @@ def equalizable(graph: fx.GraphModule) -> Pairs:
     pairs: list[Pair] = []
     left: dict[str, str] = {}
     for node in graph.graph.nodes:
-        if operator_name(node) in EQUALIZABLE:
+        if operator_name(node) in EQUALIZED:
             found = _partner(node)
             if isinstance(found, Pair):
                 pairs.append(found)
@@ -123,7 +122,7 @@ def _partner(layer: fx.Node) -> Pair | str:
         return "its weights are used more than once"
     axis, repeat = _channel_axis(layer, layer), 1
     source, node = layer, next(iter(layer.users))
-    while not (operator_name(node) in EQUALIZABLE and node.args[0] is source):
+    while not (operator_name(node) in EQUALIZED and node.args[0] is source):
         if len(source.users) != 1:
             return "its output has several readers"
         problem = _stops(node, source, axis)

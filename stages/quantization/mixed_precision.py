@@ -12,7 +12,7 @@ from ...pipeline.bench import Beside
 from ...pipeline.data import Batch
 from ...pipeline.errors import StageError
 from ...pipeline.quantization import Quantization, capture
-from ..judgement import SAMPLES, Judgement, judged, sampled
+from ..judgement import SAMPLES, Judgement, judged, sampled, told
 from ..recovery import calibrated_anew
 from ..stage import Context
 from .placement import layer_paths, placed
@@ -45,8 +45,8 @@ class LayerSensitivity(_Frozen):
     layer: str
     loss_in_int8: float
     """What its int8 form adds to the mean loss of the int8 model."""
-    correct_without: float
-    """The share of training samples that are right with this layer in float."""
+    metric_without: float
+    """The task's metric on training samples with this layer in float."""
 
 
 class TimedReturn(_Frozen):
@@ -83,7 +83,7 @@ def mixed(artifact: Artifact, settings: MixedPrecision, context: Context) -> Art
     decision = TypeAdapter(Decision).validate_python(found)
     for name, rows in (("sensitivity", decision.sensitivity), ("engines timed", decision.engines)):
         if rows:
-            context.journal.fact(name, [row.model_dump() for row in rows])
+            context.journal.fact(name, told(rows, context))
     context.journal.fact("back in float", [row.model_dump() for row in decision.returned])
     for row in decision.returned:
         context.progress.say(f"{context.step}: {row.layer} goes back to float: {row.reason}")
@@ -142,7 +142,7 @@ def _by_loss(
     all_int8 = in_int8(()).loss
     alone = {layer: in_int8((layer,)) for layer in layers}
     sensitivity = [
-        LayerSensitivity(layer=layer, loss_in_int8=all_int8 - found.loss, correct_without=found.correct)
+        LayerSensitivity(layer=layer, loss_in_int8=all_int8 - found.loss, metric_without=found.metric)
         for layer, found in alone.items()
     ]
     returned: list[Returned] = []

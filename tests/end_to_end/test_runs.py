@@ -95,7 +95,7 @@ class TestRun:
         steps = report(undisturbed)["steps"]
         assert [step["name"] for step in steps] == list(STEPS)
         assert [step["engine"]["precision"] for step in steps] == ["fp32", "fp32", "int8"]
-        assert all(step["engine"]["accuracy"]["count"] == 359 for step in steps)
+        assert all(step["engine"]["score"]["count"] == 359 for step in steps)
         assert all(step["engine"]["latency"][0]["candidate"]["samples"] >= 100 for step in steps)
 
     def test_every_layer_of_the_int8_engine_runs_in_int8(self, undisturbed: Path) -> None:

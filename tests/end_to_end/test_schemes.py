@@ -12,7 +12,7 @@ from potstill.pipeline.plan import Plan
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.recipe import load_recipe
 from potstill.pipeline.teacher import Teacher
-from potstill.pipeline.training import accuracy
+from potstill.pipeline.training import metric_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("scheme-*.yaml"))
@@ -32,7 +32,7 @@ def test_the_stages_of_a_recipe_end_with_a_student_that_has_learnt(file: Path, t
         context = plan.context(step, tmp_path / step.folder, Silent(), Journal(), teacher, artifacts)
         artifact = artifacts[step.name] = step.stage.run(artifact, context)
         teacher = teacher or Teacher(artifact)
-        reached.append(accuracy(artifact.model, plan.data.test, context))
+        reached.append(metric_of(artifact.model, plan.data.test, context))
     assert reached[-1] > 0.9, reached
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from potstill.export.codebooks import with_codebooks
+from potstill.export.codebooks import with_codebooks, with_floats
 from potstill.export.deliver import BuiltEngine, OnnxMetadata
 from potstill.export.onnx_file import exported, exported_layer
 from potstill.export.runtimes.onnx_runtime import Engine, optimized
@@ -65,10 +66,11 @@ def test_the_runtime_runs_the_same_operators_as_without_codebooks(
     assert ours == theirs
 
 
-def test_the_file_has_no_float_copy_of_the_weights(
+def test_the_file_has_no_float_copy_of_the_weights_and_equal_weights_give_equal_bytes(
     new_shared: Callable[[int], Artifact], data: Dataset, metadata: OnnxMetadata
 ) -> None:
-    model = exported(new_shared(16), "fp32", data.example(), metadata)
+    model, again = (exported(new_shared(16), "fp32", data.example(), metadata) for _ in range(2))
+    assert model.SerializeToString() == again.SerializeToString()
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     assert not stored.keys() & {f"{path}.weight" for path in LAYERS}
     packed = [tensor for tensor in stored.values() if tensor.data_type == onnx.TensorProto.UINT8]
@@ -76,11 +78,10 @@ def test_the_file_has_no_float_copy_of_the_weights(
     assert 16 * 16 * 9 // 2 in {len(tensor.raw_data) for tensor in packed}
 
 
-def test_equal_weights_give_equal_bytes(
-    new_shared: Callable[[int], Artifact], data: Dataset, metadata: OnnxMetadata
-) -> None:
-    files = [exported(new_shared(16), "fp32", data.example(), metadata).SerializeToString() for _ in range(2)]
-    assert files[0] == files[1]
+def float_weights(model: onnx.ModelProto) -> dict[str, Any]:
+    """The constants of a graph that are no integers, by name."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {name: array for name, array in arrays.items() if array.dtype == np.float32}
 
 
 class EveryLayer(nn.Module):
@@ -111,6 +112,7 @@ def test_every_kind_of_layer_is_stored_by_its_codebook(tmp_path_factory: pytest.
     clustered(network, paths, 12)
     inputs = {"words": torch.arange(24).view(2, 12)}
     model = exported_layer(plain(network), inputs)
+    original = float_weights(model)
     with_codebooks(model, network)
     onnx.checker.check_model(model, full_check=True)
     file = tmp_path_factory.mktemp("every") / "model.onnx"
@@ -118,6 +120,8 @@ def test_every_kind_of_layer_is_stored_by_its_codebook(tmp_path_factory: pytest.
     with Engine(file) as engine, torch.no_grad():
         outputs = engine.run({name: tensor.numpy() for name, tensor in inputs.items()})["logits"]
         np.testing.assert_allclose(outputs, network(*inputs.values()).numpy(), atol=1e-6)
+    for name, values in original.items():
+        np.testing.assert_allclose(values, float_weights(with_floats(model))[name], atol=1e-6)
     floats = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
     assert all(max(tensor.dims) <= 24 and len([size for size in tensor.dims if size > 1]) <= 1 for tensor in floats)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine, measure_engine, rehearse_engine
+from potstill.export.measurement import Accuracy
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
@@ -72,9 +73,11 @@ def test_a_measurement_holds_the_accuracy_of_the_engine_over_the_whole_test_spli
 ) -> None:
     engine: BuiltEngine = request.getfixturevalue(f"{which}_engine")
     artifact: Artifact = request.getfixturevalue(f"{which}_artifact")
-    measured = measure_engine(engine, float_engine, target, data, Classification(), file="01-train/x/model.onnx")
+    found = measure_engine(engine, float_engine, target, data, Classification(), file="01-train/x/model.onnx")
+    measured = found.engine
     (comparison,) = measured.latency
-    assert measured.accuracy.count == len(data.test)
+    assert isinstance(measured.score, Accuracy)
+    assert measured.score.count == len(found.values) == len(data.test)
     assert measured.file_bytes == engine.path.stat().st_size
     assert comparison.candidate.samples >= 10
     assert comparison.interval.low <= comparison.ratio <= comparison.interval.high
@@ -83,4 +86,4 @@ def test_a_measurement_holds_the_accuracy_of_the_engine_over_the_whole_test_spli
     with torch.no_grad():
         outputs = artifact.executable(data.example())(*inputs.inputs.values())
     # One int8 prediction in a hundred may hang on a rounding.
-    assert abs(measured.accuracy.correct - Classification().correct(outputs, inputs.target)) <= (which == "int8")
+    assert abs(measured.score.correct - int(Classification().values(outputs, inputs.target).sum())) <= (which == "int8")

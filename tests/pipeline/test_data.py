@@ -9,6 +9,7 @@ import torch
 
 from potstill.pipeline.augmentation import View
 from potstill.pipeline.data import Dataset, sources, stratified
+from potstill.pipeline.data_checks import Targets
 from potstill.pipeline.errors import DataError
 from potstill.pipeline.sources.digits import Digits
 from potstill.pipeline.sources.npz import Npz
@@ -398,3 +399,66 @@ class TestPython:
 
 def test_every_source_is_found_by_its_modules_name():
     assert sources() == {"digits": Digits, "npz": Npz, "python": Python}
+
+
+def floats(count: int, *shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(count).normal(size=(count, *shape)).astype(np.float32)
+
+
+class TestNumbers:
+    def load(self, folder: Path, train: Any, test: Any, targets: Targets = "numbers", **settings: Any) -> Dataset:
+        return Npz(path=Path(), **settings).load(npz_folder(folder, train_y=train, test_y=test), targets)
+
+    @pytest.mark.parametrize("shape", [(3,), (1, 8, 8), (2, 4, 4)])
+    def test_of_any_shape_are_what_a_model_must_give(self, shape: tuple[int, ...], tmp_path: Path):
+        data = self.load(tmp_path, floats(30, *shape).astype(np.float64), floats(12, *shape), validation=5)
+        assert (data.output_shape, data.num_outputs, data.classes) == (shape, shape[0], ())
+        assert data.train.batch(torch.arange(4)).target.shape == (4, *shape)
+        assert data.train.target.dtype == torch.float32
+        assert data.description.endswith(f"targets {'x'.join(map(str, shape))}")
+
+    def test_one_a_sample_are_what_a_layer_of_one_output_gives(self, tmp_path: Path):
+        data = self.load(tmp_path, floats(30), floats(12))
+        assert (data.output_shape, data.num_outputs) == ((1,), 1)
+
+    def test_held_out_samples_have_small_and_large_numbers_alike(self, tmp_path: Path):
+        data = self.load(tmp_path, np.arange(30.0), floats(12), validation=10)
+        assert data.validation is not None
+        held = sorted(data.validation.target.flatten().tolist())
+        assert all(3 * number <= value < 3 * number + 3 for number, value in enumerate(held))
+
+    @pytest.mark.parametrize(
+        ("train", "test", "words"),
+        [
+            (labels(30), labels(12), r"targets are int64; a regression takes fractions: use y\.astype.'float32'., or"),
+            (floats(30, 2), floats(12, 3), r"targets are float32 of shape \(3,\) a sample, but in .* of shape \(2,\)"),
+            (np.full(30, np.nan), floats(12), "the targets holds 30 values that are NaN"),
+            (floats(29), floats(12), "30 samples for 29 targets; there must be one target a sample"),
+            (floats(30, 0), floats(12, 0), r"the targets have the shape \(30, 0\); there must be one array of numbers"),
+        ],
+    )
+    def test_that_cannot_be_learnt_are_refused(self, train: Any, test: Any, words: str, tmp_path: Path):
+        with pytest.raises(DataError, match=words):
+            self.load(tmp_path, train, test)
+
+    def test_are_no_classes_and_a_classification_says_the_way_out(self, tmp_path: Path):
+        with pytest.raises(DataError, match=r"labels are float32 .*or `task: regression` where they are what"):
+            self.load(tmp_path, floats(30), floats(12), "classes")
+        with pytest.raises(DataError, match="a regression has no classes; leave `classes` out"):
+            self.load(tmp_path, floats(30), floats(12), classes=("a", "b"))
+
+    def test_one_test_sample_says_nothing_of_chance(self, tmp_path: Path):
+        npz_folder(tmp_path, train_y=floats(30), test_x=images(1), test_y=floats(1))
+        with pytest.raises(DataError, match=r"test\.npz holds one sample; two are needed"):
+            Npz(path=Path()).load(tmp_path, "numbers")
+
+    def test_that_are_maps_do_not_move_with_augmented_images(self, tmp_path: Path):
+        with pytest.raises(DataError, match=r"`augment` moves the images, but not the targets, .*\(1, 8, 8\)"):
+            self.load(tmp_path, floats(30, 1, 8, 8), floats(12, 1, 8, 8), augment=("flip",))
+
+    def test_of_the_users_own_task_are_classes_where_labels_count_them(self, tmp_path: Path):
+        assert self.load(tmp_path, labels(30), labels(12), "any").num_outputs == 3
+        assert self.load(tmp_path, labels(30) * 2, labels(12) * 2, "any").num_outputs == 0
+        assert self.load(tmp_path, floats(30, 4), floats(12, 4), "any").num_outputs == 4
+        whole = self.load(tmp_path, np.ones((30, 8, 8), int), np.ones((12, 8, 8), int), "any", classes=("a", "b"))
+        assert (whole.num_outputs, whole.output_shape, whole.train.target.dtype) == (2, None, torch.int64)

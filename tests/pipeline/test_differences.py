@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from potstill.export.measurement import Accuracy, Interval, Latency
-from potstill.pipeline.differences import accuracy_change, speedup_across
+from potstill.pipeline.differences import score_change, speedup_across
 
 
 def latency(p50_ms: float, spread: float) -> Latency:
@@ -23,7 +23,7 @@ def latency(p50_ms: float, spread: float) -> Latency:
     )
 
 
-class TestAccuracyChange:
+class TestScoreChange:
     def test_newcombes_published_examples_come_out(self) -> None:
         # Statistics in Medicine 17 (1998), table II, method 10: 56/70 - 48/80, 9/10 - 3/10 and 10/10 - 0/10.
         published = {
@@ -32,20 +32,20 @@ class TestAccuracyChange:
             (10, 10, 0, 10): (0.6075, 1.0),
         }
         for (first, of_first, second, of_second), (low, high) in published.items():
-            change = accuracy_change(Accuracy(correct=second, count=of_second), Accuracy(correct=first, count=of_first))
+            change = score_change(Accuracy(correct=second, count=of_second), Accuracy(correct=first, count=of_first))
             assert change.interval.low == pytest.approx(low, abs=5e-5)
             assert change.interval.high == pytest.approx(high, abs=5e-5)
 
     def test_equal_engines_differ_significantly_in_about_five_percent_of_experiments(self) -> None:
         draws = np.random.default_rng(0).binomial(359, 0.97, size=(2000, 2))
         alarms = sum(
-            accuracy_change(Accuracy(correct=int(a), count=359), Accuracy(correct=int(b), count=359)).significant
+            score_change(Accuracy(correct=int(a), count=359), Accuracy(correct=int(b), count=359)).significant
             for a, b in draws
         )
         assert 0.035 * len(draws) <= alarms <= 0.065 * len(draws)
 
     def test_a_fall_from_99_to_93_percent_of_359_samples_is_no_noise(self) -> None:
-        change = accuracy_change(Accuracy(correct=355, count=359), Accuracy(correct=334, count=359))
+        change = score_change(Accuracy(correct=355, count=359), Accuracy(correct=334, count=359))
         assert change.significant
         assert change.value == pytest.approx(-21 / 359)
 

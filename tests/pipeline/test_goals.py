@@ -1,14 +1,18 @@
 """Facts about judging a final engine."""
 
+import pytest
+
 from potstill.export.measurement import (
     Accuracy,
     Comparison,
     EngineMeasurement,
     Interval,
     Latency,
+    MeanScore,
     Parity,
 )
 from potstill.pipeline.goals import judged
+from potstill.pipeline.metric import RMSE, Metric
 from potstill.pipeline.recipe import Goals
 
 
@@ -42,7 +46,7 @@ def engine(correct: int, p50_ms: float, p99_ms: float | None, size: int = 1000) 
         threads=1,
         file="model.onnx",
         file_bytes=size,
-        accuracy=Accuracy(correct=correct, count=1000),
+        score=Accuracy(correct=correct, count=1000),
         latency=(comparison,),
         peak_memory_bytes=None,
         parity=Parity(
@@ -88,3 +92,28 @@ class TestJudged:
         assert not result.met
         assert result.value is None
         assert "not measured" in result.sentence
+
+
+class TestWorsening:
+    def test_of_an_error_is_its_rise_and_of_a_gain_its_fall(self) -> None:
+        for value, share in ((0.22, 0.1), (0.19, -0.05), (0.2, 0.0)):
+            (result,) = judged(Goals(max_worsening=0.05), scored(0.2, RMSE), scored(value, RMSE))
+            assert result.value == pytest.approx(share)
+            assert result.met == (share <= 0.05)
+        gain = Metric(name="overlap", higher_is_better=True, kind="mean")
+        (result,) = judged(Goals(max_worsening=0.05), scored(0.8, gain), scored(0.72, gain))
+        assert result.value == pytest.approx(0.1)
+        assert result.sentence == (
+            "max_worsening MISSED: overlap fell from 0.8 to 0.72, 10.00 % worse, at most 5 % worse asked"
+        )
+
+    def test_of_nothing_is_no_share_and_is_missed_unless_nothing_got_worse(self) -> None:
+        (missed,) = judged(Goals(max_worsening=0.05), scored(0.0, RMSE), scored(0.1, RMSE))
+        assert (missed.value, missed.met) == (None, False)
+        (met,) = judged(Goals(max_worsening=0.05), scored(0.0, RMSE), scored(0.0, RMSE))
+        assert met.met
+
+
+def scored(value: float, metric: Metric) -> EngineMeasurement:
+    score = MeanScore(metric=metric, count=10, value=value, interval=Interval(low=value, high=value))
+    return TEACHER.model_copy(update={"score": score})

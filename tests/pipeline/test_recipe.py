@@ -14,7 +14,11 @@ from potstill.pipeline.errors import RecipeError
 from potstill.pipeline.models import PythonModel
 from potstill.pipeline.recipe import Recipe, load_recipe, recipe_file, recipe_yaml, stage_choices
 from potstill.pipeline.recipe_schema import json_schema
+from potstill.stages.distill import Distill
 from potstill.stages.knowledge.objective import methods
+from potstill.stages.knowledge.response.kd import SoftTargets
+from potstill.stages.knowledge.response.logits import RawLogits
+from potstill.stages.quantize import Quantize
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -292,3 +296,67 @@ class TestTheJsonSchema:
     def test_is_plain_json(self) -> None:
         schema = json_schema()
         assert json.loads(json.dumps(schema)) == schema
+
+
+class TestTask:
+    def test_of_numbers_learns_the_teachers_outputs_wherever_nothing_else_is_said(self, written: Path) -> None:
+        recipe = load_recipe(written, ["task=regression"])
+        _, distill, quantize = recipe.stages
+        assert isinstance(distill, Distill)
+        assert isinstance(quantize, Quantize)
+        assert distill.knowledge == quantize.recover.knowledge == (RawLogits(),)
+        again = written.with_name("again.yaml")
+        again.write_text(recipe_yaml(recipe))
+        assert load_recipe(again) == recipe
+
+    def test_of_the_users_own_does_so_too_and_what_is_said_stays(self, written: Path) -> None:
+        recipe = load_recipe(written, ["task=my_task.py:make", "stages.quantize.recover.knowledge=[kd]"])
+        assert isinstance(recipe.stages[2], Quantize)
+        assert recipe.stages[2].recover.knowledge == (SoftTargets(),)
+        assert load_recipe(written).stages[2] == Quantize()
+
+    def test_that_there_is_not_is_told_with_the_nearest(self, written: Path) -> None:
+        assert problems(written, "task=regresion") == [
+            "--set task=regresion: task: must be one of the allowed; did you mean `regression`? "
+            "allowed: classification, regression, my_task.py:make (got 'regresion')"
+        ]
+
+    def test_without_classes_refuses_what_is_for_classes(self, written: Path) -> None:
+        lines = problems(
+            written,
+            "task=regression",
+            "goals.max_accuracy_drop=0.01",
+            "teacher.cache.top_k=3",
+            "stages.distill.knowledge=[logits, kd]",
+        )
+        assert lines[0].endswith(
+            "goals.max_accuracy_drop: is for a classification, and `task: regression` has no accuracy; give "
+            "`max_worsening: 0.05`, a share of the teacher's metric"
+        )
+        assert "teacher.cache.top_k: keeps the largest log-probabilities of classes" in lines[1]
+        assert (
+            "stages[1].knowledge[1]: `kd` is for classes, of which it needs logits, and this task has none; use "
+            in (lines[2])
+        )
+        assert "squared error to the teacher's outputs, or what lies inside the networks: `ab`, " in lines[2]
+        assert "`dkd`" not in lines[2]
+
+    def test_without_classes_refuses_it_in_a_recovery_too(self, written: Path) -> None:
+        (first, second) = problems(
+            written,
+            "task=regression",
+            "stages.quantize.recover.knowledge=[dkd]",
+            "stages.quantize.recover.combine=confidence",
+            "stages.quantize.recover.teachers=[teacher, distill]",
+        )
+        assert "stages[2].recover.knowledge[0]: `dkd` is for classes, of which it needs labels and logits" in first
+        assert "stages[2].recover.combine: `combine: confidence` weighs teachers by the classes they know" in second
+
+    def test_of_classes_refuses_the_goal_of_the_others(self, written: Path) -> None:
+        (line,) = problems(written, "goals.max_worsening=0.1")
+        assert "goals.max_worsening: is not for a classification; give `max_accuracy_drop`" in line
+
+    def test_is_a_choice_or_a_pattern_for_editors(self) -> None:
+        task = json_schema()["properties"]["task"]
+        assert task["anyOf"][0]["enum"] == ["classification", "regression"]
+        assert re.fullmatch(task["anyOf"][1]["pattern"], "folder/my_task.py:make")

@@ -1,5 +1,6 @@
 """Facts about report.json and what is derived from it."""
 
+import io
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import pytest
 from potstill.pipeline.errors import UsageError
 from potstill.pipeline.report import VERSION, Report
 from potstill.pipeline.views.files import report_files
+from potstill.pipeline.views.terminal import print_report
 
 
 @pytest.fixture
@@ -65,6 +67,16 @@ class TestLoad:
         assert all(point.gradient_shares is None for step in loaded.steps for point in step.curve)
         assert set(report_files(loaded)) == set(report_files(report))
 
+    def test_a_report_of_version_1_still_loads(self, report: Report, tmp_path: Path) -> None:
+        content = report.model_dump(mode="json") | {"version": 1}
+        for step in content["steps"]:
+            step["engine"]["accuracy"] = step["engine"].pop("score")
+            del step["change"], step["change_since_teacher"], step["gate"]
+        for engine in content["engines"]:
+            engine["accuracy"] = engine.pop("score")
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        assert Report.load(tmp_path) == report
+
     def test_unknown_keys_and_a_run_without_steps_are_refused(self, report: Report, tmp_path: Path) -> None:
         for changes in ({"speed": 3}, {"steps": []}):
             (tmp_path / "report.json").write_text(changed(report, **changes))
@@ -72,11 +84,39 @@ class TestLoad:
                 Report.load(tmp_path)
 
 
+class TestOfARegression:
+    def test_comes_back_equal(self, samples: ModuleType, report: Report, tmp_path: Path) -> None:
+        regression = samples.as_regression(report)
+        (tmp_path / "report.json").write_text(report_files(regression)["report.json"])
+        assert Report.load(tmp_path) == regression
+
+    def test_is_compared_sample_by_sample_where_that_was_done(self, samples: ModuleType, report: Report) -> None:
+        regression = samples.as_regression(report)
+        paired = regression.steps[-1].change_since_teacher
+        assert regression.headline.score == paired
+        assert [row.score for row in regression.earned] == [step.change for step in regression.steps]
+
+    def test_has_its_views_where_no_final_engine_was_built_yet(self, samples: ModuleType, report: Report) -> None:
+        for each in (report, samples.as_regression(report)):
+            assert set(report_files(each.model_copy(update={"engines": ()}))) == set(report_files(each))
+
+    def test_no_view_calls_it_an_accuracy(self, samples: ModuleType, report: Report) -> None:
+        regression = samples.as_regression(report)
+        views = report_files(regression)
+        stream = io.StringIO()
+        print_report(regression, stream)
+        for text in (views["report.html"], views["report.md"], stream.getvalue()):
+            told = text.lower().replace("max_accuracy_drop", "")  # in the sample's recipe
+            assert "accura" not in told
+            assert "RMSE" in text
+            assert "lower is better" in text
+
+
 class TestDerived:
     def test_the_headline_spans_the_first_and_the_last_step(self, report: Report) -> None:
         headline = report.headline
         assert (headline.teacher.name, headline.final.name) == ("01-train", "06-quantize")
-        assert headline.accuracy.value == pytest.approx((352 - 354) / 359)
+        assert headline.score.value == pytest.approx((352 - 354) / 359)
         assert headline.timing.ratio == 11.62
         assert headline.file_ratio == (4 * 1_084_554 + 21_000) / (41_710 + 21_000)
 
@@ -85,15 +125,15 @@ class TestDerived:
         factors, points, sizes = 1.0, 0.0, 1.0
         for row in rows:
             assert row.speedup is not None
-            assert row.accuracy is not None
+            assert row.score is not None
             assert row.file_ratio is not None
             factors, points, sizes = (
                 factors * row.speedup.ratio,
-                points + row.accuracy.value,
+                points + row.score.value,
                 sizes * row.file_ratio,
             )
         assert factors == pytest.approx(report.headline.timing.ratio)
-        assert points == pytest.approx(report.headline.accuracy.value)
+        assert points == pytest.approx(report.headline.score.value)
         assert sizes == pytest.approx(report.headline.file_ratio)
 
     def test_the_step_after_the_teacher_keeps_its_measured_interval(self, report: Report) -> None:
@@ -103,7 +143,7 @@ class TestDerived:
 
     def test_the_teacher_earned_nothing(self, report: Report) -> None:
         first = report.earned[0]
-        assert (first.accuracy, first.speedup, first.file_ratio) == (None, None, None)
+        assert (first.score, first.speedup, first.file_ratio) == (None, None, None)
 
     def test_a_model_without_counted_operations_has_no_ratio(self, samples: ModuleType) -> None:
         bare = samples.Sketch("02-bare", 300, 2.0, 0, 0)

@@ -105,7 +105,7 @@ class TestCluster:
             Cluster(layers={"layer1": Codebook(clusters=4)}).apply(model)
 
 
-def test_gradients_of_copies_do_not_reach_the_original() -> None:
+def test_a_change_of_a_plain_copy_does_not_reach_the_original() -> None:
     layer = shared_linear()
     copy = plain(nn.Sequential(layer))
     with torch.no_grad():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from potstill.pipeline.data import Dataset, Split
-from potstill.pipeline.errors import DataError, RecipeError
+from potstill.pipeline.errors import DataError, ModelError, RecipeError
 from potstill.pipeline.sources.digits import Digits
-from potstill.pipeline.task import Classification, task_named
+from potstill.pipeline.task import Classification, Regression, task_named
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def test_the_loss_of_half_precision_outputs_is_taken_in_full_precision():
     assert Classification().loss(torch.zeros(2, 4, dtype=torch.bfloat16), torch.tensor([0, 1])).dtype == torch.float32
 
 
-def test_correct_counts_the_samples_whose_largest_output_is_the_targets():
+def test_a_sample_is_right_whose_largest_output_is_the_targets():
     outputs = torch.tensor([[3.0, 1.0], [0.0, 2.0], [5.0, 4.0]])
-    assert Classification().correct(outputs, torch.tensor([0, 1, 1])) == 2
+    assert Classification().values(outputs, torch.tensor([0, 1, 1])).tolist() == [1, 1, 0]
 
 
 def test_sound_data_is_accepted(digits: Dataset):
@@ -52,6 +52,33 @@ def test_one_class_is_no_classification(digits: Dataset):
 
 
 def test_an_unknown_task_is_told_with_the_known_ones():
-    assert task_named("classification").metric == "accuracy"
-    with pytest.raises(RecipeError, match="'segmentation' is not known; allowed: classification"):
+    assert task_named("classification").metric.name == "accuracy"
+    with pytest.raises(
+        RecipeError, match=r"'segmentation' is not known; allowed: classification, regression, my_task\.py:make"
+    ):
         task_named("segmentation")
+
+
+class TestRegression:
+    def test_the_loss_is_the_mean_squared_error_over_all_numbers(self):
+        outputs, target = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]])
+        assert float(Regression().loss(outputs, target)) == pytest.approx((4 + 9) / 4)
+
+    def test_the_metric_is_the_root_of_the_mean_of_the_samples_own_errors(self):
+        outputs, target = torch.zeros(2, 1, 2, 2), torch.tensor([1.0, 3.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+        values = Regression().values(outputs, target)
+        assert values.tolist() == [1, 9]
+        assert Regression().metric.of(float(values.mean())) == pytest.approx(5**0.5)
+        assert Regression().metric.improves(-0.1)
+        assert not Regression().metric.improves(0.1)
+        assert not Regression().metric.improves(0)
+
+    def test_outputs_are_never_broadcast_against_targets(self):
+        for method in (Regression().loss, Regression().values):
+            with pytest.raises(ModelError, match="outputs of shape 8 for targets of shape 8 x 1, batch first"):
+                method(torch.zeros(8), torch.zeros(8, 1))
+
+    def test_targets_that_are_all_one_number_are_nothing_to_learn(self, digits: Dataset):
+        constant = Split({"image": torch.zeros(3, 1, 8, 8)}, torch.full((3, 1), 2.5), normalizations={})
+        with pytest.raises(DataError, match=r"all targets of the train split are 2\.5"):
+            Regression().validate(replace(digits, train=constant, targets="numbers"))

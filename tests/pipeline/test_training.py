@@ -12,7 +12,7 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Batch
 from potstill.pipeline.errors import TrainingError
 from potstill.pipeline.progress import Silent
-from potstill.pipeline.training import Moment, Objective, Schedule, TaskObjective, accuracy, fit, gradient_shares
+from potstill.pipeline.training import Moment, Objective, Schedule, TaskObjective, fit, gradient_shares, metric_of
 from potstill.stages.stage import Context
 
 NewArtifact = Callable[..., Artifact]
@@ -68,7 +68,7 @@ class TestFit:
         context = new_context()
         model = deepcopy(new_artifact().model)
         fit(model, TaskObjective(context), Schedule(epochs=4), context)
-        assert accuracy(model, context.data.test, context) > 0.9
+        assert metric_of(model, context.data.test, context) > 0.9
 
     def test_the_same_seed_gives_the_same_weights_bit_for_bit(
         self, new_artifact: NewArtifact, new_context: NewContext

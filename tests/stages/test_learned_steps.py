@@ -59,6 +59,9 @@ def test_learned_scales_are_saved_and_exported_with_codes_within_seven_bits(lear
         if not torch.allclose(torch.tensor(scales), artifact.model.get_parameter(name).abs().flatten(1).amax(1) / 63)
     ]
     assert moved  # the scales do not follow from the weights any more
+    shares = context.journal.facts["learned scales of activations, as shares of the calibrated ones"]
+    assert isinstance(shares, dict)
+    assert shares["smallest"] != shares["largest"]
     artifact.save(context.directory / "saved", example)
     reloaded = Artifact.load(context.directory / "saved")
     assert reloaded.quantization == artifact.quantization

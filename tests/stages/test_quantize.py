@@ -18,7 +18,7 @@ from potstill.pipeline.fake_quantization import (
 from potstill.pipeline.quantization import ActivationRange, Calibration, Quantization, capture, tensor_names
 from potstill.pipeline.taps import outputs_of
 from potstill.pipeline.teacher import Teacher
-from potstill.pipeline.training import accuracy
+from potstill.pipeline.training import metric_of
 from potstill.stages.distill import Distill
 from potstill.stages.factorize import Factorize
 from potstill.stages.prune import Prune
@@ -159,8 +159,8 @@ class TestQuantize:
     def test_calibration_alone_keeps_the_accuracy(self, trained: Artifact, new_context: NewContext) -> None:
         context = new_context(Teacher(trained))
         quantized = Quantize.model_validate({"recover": {"epochs": 0}}).run(trained, context)
-        before = accuracy(trained.model, context.data.test, context)
-        after = accuracy(quantized.executable(context.data.example()), context.data.test, context)
+        before = metric_of(trained.model, context.data.test, context)
+        after = metric_of(quantized.executable(context.data.example()), context.data.test, context)
         assert after >= before - 0.05
 
     def test_training_under_quantizers_changes_weights_and_grids_and_keeps_the_accuracy(
@@ -173,7 +173,7 @@ class TestQuantize:
         assert not torch.equal(
             distilled.model.get_parameter("conv1.weight"), calibrated.model.get_parameter("conv1.weight")
         )
-        assert accuracy(distilled.executable(context.data.example()), context.data.test, context) > 0.9
+        assert metric_of(distilled.executable(context.data.example()), context.data.test, context) > 0.9
 
     def test_the_given_artifact_stays_as_it_was(self, trained: Artifact, new_context: NewContext) -> None:
         before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}

@@ -10,18 +10,21 @@ from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.journal import Journal
 from potstill.pipeline.progress import Silent
-from potstill.pipeline.task import Classification
+from potstill.pipeline.task import Classification, Regression
 from potstill.stages.stage import Context
 
 
 def context_on(data: Dataset, checkpoints: Path, **settings: Any) -> Context:
-    """On the CPU in float32, with a bench, without a teacher unless `settings` name one; makes the folder."""
+    """On the CPU in float32, for the data's task, with a bench; makes the folder.
+
+    Without a teacher unless `settings` name one.
+    """
     checkpoints.mkdir(parents=True, exist_ok=True)
     usual: dict[str, Any] = {
         "device": torch.device("cpu"),
         "precision": "fp32",
         "data": data,
-        "task": Classification(),
+        "task": Regression() if data.targets == "numbers" else Classification(),
         "step": "01-test",
         "seed": 5,
         "checkpoints": checkpoints,

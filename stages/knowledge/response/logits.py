@@ -1,4 +1,4 @@
-"""Raw logits."""
+"""Raw outputs."""
 
 from typing import Annotated
 
@@ -9,16 +9,17 @@ from ..method import LogitMethod
 
 
 class RawLogits(LogitMethod, frozen=True, extra="forbid"):
-    """The teacher's logits before any softmax, by their mean squared difference."""
+    """The teacher's outputs themselves, logits before any softmax, by their mean squared difference."""
 
+    needs = ("outputs",)
     source = "Ba & Caruana 2014, arXiv 1312.6184; Kim et al. 2021, arXiv 2105.08919"
     task_weight = 0.1
 
     weight: Annotated[float, Field(gt=0)] = 1.0
 
     def loss(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        """(B,)."""
-        return squared_difference(student, teacher)
+        """(B,), from outputs of any shape (B, …)."""
+        return squared_difference(student.flatten(1), teacher.flatten(1))
 
 
 def squared_difference(student: Tensor, teacher: Tensor) -> Tensor:

@@ -88,7 +88,10 @@ def measured(samples: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> t
     ]
     long = samples.sample_report(names, name="a-name-as-long-as-" + 60 * "x")
     other = samples.sample_report(on=samples.machine("Another Processor"), name="elsewhere")
+    regression = samples.as_regression(report)
     pages = {
+        "regression.html": report_html(regression),
+        "mixed.html": comparison_html(compare([(folder / "a", regression), (folder / "b", report)])),
         "report.html": report_html(report),
         "long.html": report_html(long),
         "compare.html": comparison_html(compare([(folder / "a", report), (folder / "b", other), (folder / "c", long)])),
@@ -115,7 +118,7 @@ class TestInABrowser:
 
     def test_no_page_is_wider_than_a_phone_or_a_desktop(self, measured: tuple[dict[str, Any], list[str]]) -> None:
         assert {name: each["excess"] for name, each in measured[0].items() if each["excess"] > 0} == {}
-        assert len(measured[0]) == 6
+        assert len(measured[0]) == 10
 
     def test_no_text_of_a_drawing_lies_over_another(self, measured: tuple[dict[str, Any], list[str]]) -> None:
         assert {name: each["overlaps"] for name, each in measured[0].items() if each["overlaps"]} == {}
@@ -123,6 +126,7 @@ class TestInABrowser:
     def test_the_drawings_are_there_and_their_letters_are_large_enough(
         self, measured: tuple[dict[str, Any], list[str]]
     ) -> None:
-        for each in measured[0].values():
-            assert each["drawings"] >= 4
+        for page, each in measured[0].items():
+            # Runs of different metrics have no scatter in common.
+            assert each["drawings"] >= (2 if page.startswith("mixed") else 4)
             assert each["smallest"] >= 11

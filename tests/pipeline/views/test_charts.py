@@ -100,7 +100,7 @@ class TestTexts:
     ) -> None:
         report = many_steps(samples, count, "quantize")
         points = [
-            EnginePoint(each.name, each.name[:2], each.engine.accuracy, each.timing.candidate) for each in report.steps
+            EnginePoint(each.name, each.name[:2], each.engine.score, each.timing.candidate) for each in report.steps
         ]
         canvas = scatter(points, width, 400, "s")
         assert overlapping(canvas.texts) == []
@@ -197,8 +197,7 @@ class TestParetoFront:
         front = pareto_front(points)
         for each in points:
             assert any(
-                one.latency.p50_ms <= each.latency.p50_ms and one.accuracy.correct >= each.accuracy.correct
-                for one in front
+                one.latency.p50_ms <= each.latency.p50_ms and one.score.value >= each.score.value for one in front
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from potstill.export.measurement import Interval
 from potstill.pipeline.errors import UsageError
 from potstill.pipeline.report import Report
 from potstill.pipeline.views import compare_tables
@@ -28,8 +29,8 @@ class TestVerdicts:
         comparison = pair(samples.sample_report(), samples.sample_report())
         (against,) = comparison.against_first()
         assert against.verdict == "no significant difference"
-        assert against.accuracy is not None
-        assert not against.accuracy.significant
+        assert against.score is not None
+        assert not against.score.significant
         (sentence,) = compare_tables.verdict_sentences(comparison)
         assert "latency within noise; accuracy within noise (0.00 points); files of the same size" in sentence
 
@@ -65,7 +66,7 @@ class TestVerdicts:
         (against,) = comparison.against_first()
         assert against.speedup is None
         assert against.verdict == "different machines"
-        assert against.accuracy is not None
+        assert against.score is not None
 
     def test_another_version_of_a_library_is_the_same_machine_and_is_told(self, samples: ModuleType) -> None:
         comparison = pair(samples.sample_report(), samples.sample_report(on=samples.machine(onnxruntime="1.31.0")))
@@ -80,7 +81,7 @@ class TestVerdicts:
         self, changes: dict[str, Any], reason: str, samples: ModuleType
     ) -> None:
         (against,) = pair(samples.sample_report(), samples.sample_report(**changes)).against_first()
-        assert (against.accuracy, against.accuracy_reason) == (None, reason)
+        assert (against.score, against.score_reason) == (None, reason)
 
     def test_engines_with_different_threads_are_not_compared(self, samples: ModuleType) -> None:
         (against,) = pair(samples.sample_report(), samples.sample_report(threads=2)).against_first()
@@ -147,3 +148,34 @@ class TestCompare:
         comparison = pair(samples.sample_report(), samples.sample_report(recipe="a: ["))
         with pytest.raises(UsageError, match="runs/b: the recipe in its report is not YAML"):
             comparison.different_settings()
+
+
+class TestOtherMetrics:
+    def test_runs_of_a_regression_are_compared_by_its_error(self, samples: ModuleType) -> None:
+        regression = samples.as_regression(samples.sample_report())
+        worse = regression.steps[-1].engine.score.model_copy(
+            update={"value": 0.5, "interval": Interval(low=0.48, high=0.52)}
+        )
+        step = regression.steps[-1]
+        changed = step.model_copy(update={"engine": step.engine.model_copy(update={"score": worse})})
+        other = regression.model_copy(update={"steps": (*regression.steps[:-1], changed)})
+        comparison = pair(regression, other)
+        (against,) = comparison.against_first()
+        assert against.score is not None
+        assert (against.score.significant, against.score.improves) == (True, False)
+        text = comparison_markdown(comparison)
+        assert "RMSE +0.15000; files of the same size" in text
+        assert "RMSE (lower is better)" in text
+        assert "accura" not in text.lower().replace("max\\_accuracy\\_drop", "")
+
+    def test_runs_of_different_metrics_are_not(self, samples: ModuleType) -> None:
+        report = samples.sample_report()
+        comparison = pair(report, samples.as_regression(report))
+        (against,) = comparison.against_first()
+        assert (against.score, against.score_reason) == (None, "different metrics, accuracy and RMSE")
+        text = comparison_markdown(comparison)
+        assert "judged by different metrics" in text
+        assert "| accuracy 98.05 % (" in text
+        assert "| RMSE 0.3500 (0.3360 to 0.3675) |" in text
+        page = comparison_html(comparison)
+        assert "Not drawn: the runs are judged by different metrics." in page

@@ -127,6 +127,18 @@ class TestMoments:
         expected = Metric.of_moment(moment(vectors))
         torch.testing.assert_close(found.root @ found.root.T, expected.root @ expected.root.T)
 
+    def test_are_of_what_was_given_by_keyword_too(self, new_context: NewContext) -> None:
+        class Named(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(16, 4)
+
+            def forward(self, image: Tensor) -> Tensor:
+                return self.linear(input=image.mean((1, 2)))
+
+        found = metrics(Named(), ["linear"], new_context())
+        assert found["linear"].root.shape == (16, 16)
+
     def test_leave_the_model_without_hooks(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
         model = new_artifact().model
         metrics(model, ["linear"], new_context())

@@ -14,7 +14,7 @@ from torch import Tensor
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.errors import StageError
 from potstill.pipeline.teacher import Teacher
-from potstill.pipeline.training import Moment, accuracy
+from potstill.pipeline.training import Moment, metric_of
 from potstill.stages.distill import Distill
 from potstill.stages.knowledge.anatomy import Anatomy
 from potstill.stages.knowledge.objective import Distillation, DistillationObjective
@@ -221,7 +221,7 @@ class TestDistill:
         context = new_context(Teacher(teacher), step="distill")
         stage = Distill.model_validate({"student": {"from": "teacher", "width": 0.5}, "epochs": 10})
         student = stage.run(teacher, context)
-        assert accuracy(student.model, context.data.test, context) > 0.9
+        assert metric_of(student.model, context.data.test, context) > 0.9
         assert {"task", "kd"} == set(context.journal.curve[0].terms)
 
     def test_without_a_teacher_it_says_how_to_get_one(self, new_artifact: NewArtifact, new_context: NewContext) -> None:

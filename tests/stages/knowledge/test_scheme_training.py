@@ -11,7 +11,7 @@ from interruption import StoppingProgress
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.progress import Silent
 from potstill.pipeline.teacher import Teacher
-from potstill.pipeline.training import accuracy
+from potstill.pipeline.training import metric_of
 from potstill.stages.distill import Distill
 from potstill.stages.quantize import Quantize
 from potstill.stages.stage import Context
@@ -57,7 +57,7 @@ class TestTraining:
         origin = new_artifact(seed=1)
         context = new_context(Teacher(origin))
         student = stage.model_copy(update={"epochs": 6}).run(origin, context)
-        assert accuracy(student.model, context.data.test, context) > 0.9
+        assert metric_of(student.model, context.data.test, context) > 0.9
         assert set(student.model.state_dict()) == set(student.blueprint.build().state_dict())
 
 

@@ -232,7 +232,7 @@ class TestScopes:
         pruned = stage.run(artifact, context)
         told: Any = context.journal.facts["sensitivity"]
         assert {each["layer"] for each in told} == {"left.0", "right.0", "both.0"}
-        assert all(0 < each["removed"] < 1 and 0 <= each["correct"] <= 1 for each in told)
+        assert all(0 < each["removed"] < 1 and 0 <= each["accuracy"] <= 1 for each in told)
         rises = json.dumps([{**each, "loss_rise": 10 * each["loss_rise"]} for each in told])
         (context.checkpoints / "sensitivity-1.json").write_text(rises)
         assert stage.run(artifact, context).blueprint == pruned.blueprint
