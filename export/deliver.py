@@ -26,7 +26,7 @@ from .measurement import Audit, Comparison, EngineMeasurement, OperatorTime, Par
 from .onnx_file import OUTPUT, OnnxMetadata, exported
 from .parity import demand_parity, numpy_inputs, parity_of
 from .scores import Values, paired_change, score_of
-from .target import FLOAT, Target
+from .target import QUANTIZED, Target
 
 __all__ = [
     "BuiltEngine",
@@ -99,7 +99,7 @@ def build_engine(
         parity = parity_of(engine, artifact, data, precision)
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = None
-    if precision != FLOAT and artifact.quantization is not None:
+    if precision in QUANTIZED and artifact.quantization is not None:
         audit = without_float_layers(target.audit(file), artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
     built = BuiltEngine(

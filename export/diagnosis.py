@@ -87,7 +87,10 @@ def _belongs(path: str, layer: str) -> bool:
 
 
 def _float_islands(audit: Audit | None) -> Iterator[str]:
-    islands = [layer for layer in audit.layers if layer.precision == "float"] if audit else []
+    # Only int8 activations cost a change of format on the way to a float layer and back.
+    if audit is None or audit.precision != "int8":
+        return
+    islands = [layer for layer in audit.layers if layer.precision == "float"]
     if islands:
         named = ", ".join(f"`{layer.name}` ({layer.reason})" for layer in islands[:SLOWER_LAYERS])
         more = f" and {len(islands) - SLOWER_LAYERS} more" if len(islands) > SLOWER_LAYERS else ""

@@ -17,7 +17,7 @@ from ..pipeline.quiet import quiet
 from ..pipeline.sharing import plain
 from ..pipeline.sparsity import holds
 from .codebooks import with_codebooks
-from .target import FLOAT
+from .target import QUANTIZED
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -120,7 +120,7 @@ def layer_name(node: "NodeProto") -> str:
 
 
 def _graph(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor]) -> nn.Module:
-    if precision == FLOAT:
+    if precision not in QUANTIZED:
         return capture(plain(artifact.model), inputs)
     if artifact.quantization is None or artifact.quantization.scheme != precision:
         quantized = "not quantized" if artifact.quantization is None else f"quantized to {artifact.quantization.scheme}"

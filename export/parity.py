@@ -13,7 +13,7 @@ from ..pipeline.errors import ParityError
 from .engine import Array, Engine
 from .measurement import Parity
 from .onnx_file import OUTPUT
-from .target import FLOAT
+from .target import QUANTIZED
 
 SAMPLES = 256
 BATCH_SIZE = 64
@@ -46,7 +46,7 @@ def parity_of(engine: Engine, artifact: Artifact, data: Dataset, precision: str)
 
     `demand_parity` judges by what is found.
     """
-    reference = (_torch(artifact.executable(data.example())),) if precision != FLOAT else ()
+    reference = (_torch(artifact.executable(data.example())),) if precision in QUANTIZED else ()
     ours, floats, *quantized = _outputs((_engine(engine), _torch(artifact.model.eval()), *reference), data.test)
     theirs = quantized[0] if quantized else floats
     for outputs, whose in ((theirs, "model"), (ours, "engine")):
@@ -59,7 +59,7 @@ def parity_of(engine: Engine, artifact: Artifact, data: Dataset, precision: str)
     max_relative = float(difference.max()) / max(scale, tiny)
     classifies = bool(data.classes) and ours.ndim == 2 and ours.shape[1] > 1
     same = ours.argmax(1) == theirs.argmax(1) if classifies else None
-    if precision != FLOAT:
+    if precision in QUANTIZED:
         rounding = float(np.abs(floats - theirs).mean()) / max(spread, tiny)
         mean_limit = max(INT8_MEAN_LIMIT, OF_QUANTIZATION * rounding)
         passed = mean_relative <= mean_limit
@@ -74,7 +74,7 @@ def parity_of(engine: Engine, artifact: Artifact, data: Dataset, precision: str)
         passed = max_relative <= FLOAT_LIMIT
         limit = f"largest difference at most {FLOAT_LIMIT:g} of the largest output"
     return Parity(
-        reference="float model in PyTorch" if precision == FLOAT else "fake-quantized model in PyTorch",
+        reference="fake-quantized model in PyTorch" if precision in QUANTIZED else "float model in PyTorch",
         samples=len(ours),
         max_absolute=float(difference.max()),
         max_relative=max_relative,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .engine import Array, Engine
 
 FLOAT, INT8 = "fp32", "int8"
+QUANTIZED = frozenset({INT8, "int8_weights", "int4_weights"})
+"""The precisions that a `quantize` stage makes, each the name of a scheme; others are made of any model."""
 
 
 class Target(BaseModel, ABC, frozen=True, extra="forbid"):

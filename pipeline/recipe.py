@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ..export.target import FLOAT, INT8, Target, targets
+from ..export.target import INT8, QUANTIZED, Target, targets
 from ..stages.knowledge.tasks import learning_outputs, problems_without_classes
 from ..stages.stage import Stage
 from .data import DataSource, sources
@@ -198,7 +198,7 @@ def _target_misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
     for position, target in enumerate(recipe.targets):
         key: Key = ("targets", position)
         for precision in target.precision:
-            if precision != FLOAT and precision not in given:
+            if precision in QUANTIZED and precision not in given:
                 yield (*key, "precision"), _no_stage_for(precision, given)
         if first.setdefault(target.label, position) != position:
             yield key, f"is the same as targets[{first[target.label]}] ({target.label}); put them into one"

@@ -21,7 +21,7 @@ from ..export.deliver import (
 )
 from ..export.machine import machine_facts
 from ..export.measurement import Comparison, EngineMeasurement, Gate, ScoreChange
-from ..export.target import Target
+from ..export.target import QUANTIZED, Target
 from .artifact import Artifact
 from .cost import macs, num_parameters
 from .data import Dataset
@@ -272,7 +272,7 @@ class _Run:
             self._measured(last, target, precision, baselines[target.label]).engine
             for target in self._recipe.targets
             for precision in target.precision
-            if precision == "fp32" or last.artifact.quantization is not None
+            if precision not in QUANTIZED or last.artifact.quantization is not None
         )
 
     def _saved(self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...]) -> Report:

@@ -51,6 +51,11 @@ class TestDiagnosis:
         (sentence,) = diagnosis([CONV], [CONV], {}, Audit(layers=(layer,), int8_share=0.5, min_int8_share=None))
         assert "`head` (its output is not quantized)" in sentence
 
+    def test_float_layers_between_stored_weights_are_no_islands(self) -> None:
+        layer = LayerPrecision(name="conv", kind="Conv", precision="float", macs=10, reason="no linear layer")
+        audit = Audit(layers=(layer,), precision="int4_weights", int8_share=0.5, min_int8_share=None)
+        assert diagnosis([CONV], [CONV], {}, audit) == ()
+
 
 class TestOperatorTimes:
     def test_every_layer_of_the_graph_that_runs_has_a_time(self, tmp_path: Path) -> None:

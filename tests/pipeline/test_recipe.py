@@ -247,6 +247,7 @@ class TestPartsThatDoNotFit:
         [
             ("group_size: 64", "`group_size` is for `scheme: int8_weights` or `int4_weights`; int8 has one scale"),
             ("scheme: int4_weights, weight_bits: 8", "`weight_bits` is for `scheme: int8`; int4_weights says it"),
+            ("scheme: int8_weights, learn_steps: true", "`learn_steps` is for `scheme: int8`; the grids of"),
             ("scheme: int8_weights, calibration: {method: mse}", "which int8_weights leaves in float"),
         ],
     )
