@@ -19,17 +19,21 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     They have an integer kernel for GlobalAveragePool and none for the ReduceMean that torch makes of
     ``AdaptiveAvgPool2d(1)``; the float graph gains a transposition less. They have one for Gemm, bias and all, and for
     the MatMul and Add that torch makes of a linear layer on tokens only one that goes back to float between the two.
+    Behind a ReLU the codes of symmetric grids start at zero.
     Raises ExportError where the quantized part of the graph is not what the fusion rules read: weights folded to int8,
     zero points that are written out.
     """
     import onnx
 
+    from .grids import rectified_from_zero
+
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _check_quantization(copy.graph)
+    rectified_from_zero(copy.graph)
     _pool_globally(copy)
     _multiply_rows(copy)
-    _drop_unused(copy.graph)
+    drop_unused(copy.graph)
     return copy
 
 
@@ -102,7 +106,8 @@ def _pool_globally(model: "ModelProto") -> None:
     graph.node.extend(nodes)
 
 
-def _drop_unused(graph: "GraphProto") -> None:
+def drop_unused(graph: "GraphProto") -> None:
+    """Remove the nodes and constants that nothing reads."""
     outputs = {value.name for value in graph.output}
     while True:
         used = outputs | {name for node in graph.node for name in node.input}

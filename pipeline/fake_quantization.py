@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from .errors import ModelError
-from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, tensor_names
+from .quantization import (
+    ACTIVATION_LEVELS,
+    LARGEST_SIGNED_CODE,
+    SYMMETRIC_ZERO_POINT,
+    ActivationRange,
+    Grids,
+    Quantization,
+    capture,
+    tensor_names,
+)
 from .quiet import quiet
 from .taps import INPUT, Marked, path_of
 
@@ -42,8 +51,9 @@ class ActivationQuantizer(FakeQuantizeBase):
     high: Tensor
     seen: Tensor
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, *, grids: Grids = "affine", **_: Any) -> None:
         super().__init__()  # torchao also passes what the specification says of dtype and range
+        self._grids = grids
         self.rounds = True
         self.dtype, self.qscheme, self.ch_axis = torch.uint8, torch.per_tensor_affine, -1
         self.quant_min, self.quant_max = 0, ACTIVATION_LEVELS
@@ -77,6 +87,11 @@ class ActivationQuantizer(FakeQuantizeBase):
         momentum = (1.0 / self.seen).clamp(min=RANGE_MOMENTUM)
         self.low.lerp_(low, momentum)
         self.high.lerp_(high, momentum)
+        if self._grids == "symmetric":
+            largest = torch.maximum(-self.low, self.high)
+            self.scale.copy_((largest / LARGEST_SIGNED_CODE).clamp(min=torch.finfo(torch.float32).eps))
+            self.zero_point.fill_(SYMMETRIC_ZERO_POINT)
+            return
         self.scale.copy_(((self.high - self.low) / ACTIVATION_LEVELS).clamp(min=torch.finfo(torch.float32).eps))
         self.zero_point.copy_((-self.low / self.scale).round().to(torch.int32))
 
@@ -84,7 +99,8 @@ class ActivationQuantizer(FakeQuantizeBase):
         """Take over a learned grid."""
         self.scale.fill_(grid.scale)
         self.zero_point.fill_(grid.zero_point)
-        self.low.fill_(-grid.zero_point * grid.scale)
+        steps_below = LARGEST_SIGNED_CODE if self._grids == "symmetric" else grid.zero_point
+        self.low.fill_(-steps_below * grid.scale)
         self.high.fill_((ACTIVATION_LEVELS - grid.zero_point) * grid.scale)
         self.seen.fill_(1)
 
@@ -267,7 +283,8 @@ class _NamedTensors(Quantizer):
                     cast(Any, WeightQuantizer).with_args(bits=self._quantization.weight_bits)
                 )
             elif name in self._quantization.activations or name in self._quantization.shared:
-                node.meta["quantization_annotation"] = _annotation(ActivationQuantizer)
+                make = cast(Any, ActivationQuantizer).with_args(grids=self._quantization.grids)
+                node.meta["quantization_annotation"] = _annotation(make)
         return model
 
     def validate(self, model: fx.GraphModule) -> None:

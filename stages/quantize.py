@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.processor import has_int8_dot_product
-from ..pipeline.quantization import Calibration, Quantization
+from ..pipeline.quantization import Calibration, Grids, Quantization
 from .acceptance import Accept, accepted
 from .pruning.selection import ignored_paths
 from .quantization.mixed_precision import MixedPrecision, mixed
@@ -21,7 +21,10 @@ class Quantize(Stage, frozen=True, extra="forbid"):
 
     stage: Literal["quantize"] = "quantize"
     scheme: Literal["int8"] = "int8"
-    """uint8 activations, one affine grid a tensor; int8 weights, one symmetric scale an output channel."""
+    """uint8 activations, one grid a tensor; int8 weights, one symmetric scale an output channel."""
+    grids: Grids = "affine"
+    """Of the activations. `symmetric`, which TensorRT needs, is the same numbers as int8 with zero point 0; what is
+    never negative, as behind a ReLU, then has half of the codes."""
     weight_bits: Literal["auto", 7, 8] = "auto"
     """7 keeps x86 kernels without VNNI from saturating; `auto` is 8 where this processor has it, else 7."""
     calibration: Calibration = Calibration()
@@ -42,10 +45,16 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         model, edit = fold_batch_norms(artifact.model, context.data.example())
         context.journal.fact("batch norms folded", len(edit.layers))
         context.journal.fact("calibration", self.calibration.method)
+        context.journal.fact("grids", self.grids)
         context.journal.fact("weight bits", self._weight_bits(context))
         floats = tuple(sorted(ignored_paths(model, self.ignore)))
         placeholder = Quantization(
-            weight_bits=self._bits, weights=(), activations={}, calibration=self.calibration, float_layers=floats
+            weight_bits=self._bits,
+            weights=(),
+            activations={},
+            calibration=self.calibration,
+            float_layers=floats,
+            grids=self.grids,
         )
         blueprint = artifact.blueprint.with_edit(edit) if edit.layers else artifact.blueprint
         folded = replace(artifact, model=model, blueprint=blueprint, quantization=placeholder)
