@@ -13,7 +13,9 @@ from .dialects import initializers, makers
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
-MOVING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Identity"})
+MOVING = frozenset(
+    {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "MaxPool", "Identity"}
+)
 """Operators whose outputs are values of their first input, so that they lie on its grid."""
 
 UNSIGNED_ZERO, SIGNED_ZERO = "zero_point:uint8", "zero_point:int8"
