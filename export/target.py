@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from .engine import Array, Engine
 
-FLOAT, INT8 = "fp32", "int8"
+FLOAT, HALF, INT8 = "fp32", "fp16", "int8"
+FLOATS = frozenset({FLOAT, HALF})
+"""Precisions that a model that is not quantized can have."""
 
 
 class Target(BaseModel, ABC, frozen=True, extra="forbid"):
