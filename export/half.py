@@ -41,6 +41,13 @@ class HalfModel:
     model: "ModelProto"
     kept: tuple[KeptInFloat, ...]
 
+    def in_words(self) -> tuple[str, ...]:
+        """Which operators stay in float32, a sentence for each reason."""
+        by_reason: dict[str, list[str]] = {}
+        for each in self.kept:
+            by_reason.setdefault(each.reason, []).append(each.node)
+        return tuple(f"stay in float32: {', '.join(nodes)} ({reason})" for reason, nodes in by_reason.items())
+
 
 def in_half(model: "ModelProto", half: Half, ranges: Mapping[str, float]) -> HalfModel:
     """A copy whose float32 tensors are 16 bits wide, but for its inputs and outputs and what has to stay.
@@ -119,7 +126,11 @@ class _Rewriting:
                 node.input[index] = self._as(name, self._wanted if is_half else self._float)
         self._nodes.append(node)
         for index, name in enumerate(node.output):
-            if self._was.get(name) == self._float and not stays and takes(node, index, self._half, self._opset, made=True):
+            if (
+                self._was.get(name) == self._float
+                and not stays
+                and takes(node, index, self._half, self._opset, made=True)
+            ):
                 self._make_half(node, index)
         if node.op_type == "Cast" and not stays:
             for attribute in node.attribute:

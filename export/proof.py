@@ -1,13 +1,15 @@
 """What a graph computes when it is read literally: ONNX Runtime with its optimisations off, node by node."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from ..pipeline.artifact import Artifact
 from ..pipeline.data import Dataset
 from ..pipeline.errors import ExportError
+from ..pipeline.seeding import generator
+from .dialects import initializers
 from .engine import Array
 from .measurement import Parity
 from .parity import numpy_inputs, parity_between
@@ -16,6 +18,8 @@ from .target import INT8
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from ..pipeline.fake_quantization import FakeQuantizedModel
 
 RANGE_SAMPLES = 64
 """Training samples by whose values a graph's ranges are measured."""
@@ -47,17 +51,36 @@ class Unoptimised:
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
 
-def proof_of(model: "ModelProto", artifact: Artifact, data: Dataset, unrounded: Iterable[str]) -> Parity:
-    """Compare a quantized graph, read literally, with the fake-quantized model in PyTorch on the first test samples.
+def proof_of(
+    model: "ModelProto", reference: "FakeQuantizedModel", whole: nn.Module, data: Dataset, unrounded: Iterable[str]
+) -> Parity:
+    """Compare a quantized graph, read literally, with the fake-quantized model on the first test samples.
 
     `unrounded` are the activations, by the names of `Quantization`, whose quantizer the graph leaves out; they are not
-    rounded in the reference either.
+    rounded in the reference either. `whole` is the model in float.
     """
-    from ..pipeline.fake_quantization import FakeQuantizedModel
-
-    reference = cast(FakeQuantizedModel, artifact.executable(data.example()))
     with reference.rounding(on=False, names=unrounded):
-        return parity_between(Unoptimised(model).run, reference, artifact.model, data, INT8)
+        return parity_between(Unoptimised(model).run, reference, whole, data, INT8)
+
+
+def unrounded_activations(graph: "ModelProto", form: "ModelProto", reference: "FakeQuantizedModel") -> tuple[str, ...]:
+    """The activations that are rounded in an exported graph and nowhere in a form that was made of it.
+
+    Quantizers are told apart by their scales and, where these are equal, by the order in which they run.
+    """
+    import onnx
+
+    waiting: dict[float, list[str]] = {}
+    for name in reference.rounded_in_order():
+        waiting.setdefault(float(reference.activation(name).scale), []).append(name)
+    constants = initializers(graph.graph)
+    left = {node.name for node in form.graph.node if node.op_type == "QuantizeLinear"}
+    rounded: set[str] = set()
+    for node in graph.graph.node:
+        if node.op_type == "QuantizeLinear":
+            name = waiting[float(onnx.numpy_helper.to_array(constants[node.input[1]]))].pop(0)
+            rounded |= {name} if node.name in left else set()
+    return tuple(dict.fromkeys(name for name in reference.rounded_in_order() if name not in rounded))
 
 
 def measured_ranges(model: "ModelProto", data: Dataset) -> dict[str, float]:
@@ -76,10 +99,10 @@ def measured_ranges(model: "ModelProto", data: Dataset) -> dict[str, float]:
     )
     graph = Unoptimised(open_model, seen)
     largest = dict.fromkeys(seen, 0.0)
-    for start in range(0, min(RANGE_SAMPLES, len(data.train)), BATCH_SIZE):
-        stop = min(start + BATCH_SIZE, RANGE_SAMPLES, len(data.train))
-        batch = data.train.batch(torch.arange(start, stop)).inputs
-        for name, values in graph.run(numpy_inputs(batch)).items():
+    # Drawn, because splits may lie class after class.
+    drawn = torch.randperm(len(data.train), generator=generator(0, "measured ranges"))[:RANGE_SAMPLES]
+    for index in torch.split(drawn, BATCH_SIZE):
+        for name, values in graph.run(numpy_inputs(data.train.batch(index).inputs)).items():
             # NaN, too, must end up above every limit.
             found = np.nan_to_num(np.abs(values), nan=np.inf).max(initial=0)
             largest[name] = max(largest[name], float(found))

@@ -75,6 +75,10 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     def operator_times(self, file: Path, inputs: "Mapping[str, Array]") -> tuple[OperatorTime, ...]:
         """How long every operator of the graph that the runtime really runs takes, by its own profile."""
 
+    def remarks(self, file: Path, precision: str) -> tuple[str, ...]:
+        """What the precision alone would not tell of the engine that the runtime makes of the file."""
+        return ()
+
     @abstractmethod
     def audit(self, file: Path) -> Audit:
         """Every layer's precision in the graph that the runtime really runs."""

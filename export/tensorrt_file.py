@@ -1,21 +1,19 @@
 """A model as the ONNX file that TensorRT is to be given, proven before any TensorRT is there."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.data import Dataset
 from ..pipeline.files import write_atomically
-from ..pipeline.quantization import Quantization
-from .half import HalfModel, in_half
+from .half import in_half
 from .measurement import Parity
 from .onnx_file import OnnxMetadata, exported
 from .parity import demand_parity, parity_between
-from .proof import Unoptimised, measured_ranges, proof_of
+from .proof import Unoptimised, measured_ranges, proof_of, unrounded_activations
 from .target import FLOAT, HALF, INT8
-from .tensorrt_dialect import TensorRTForm, for_tensorrt
+from .tensorrt_dialect import for_tensorrt
 from .tensorrt_rules import demand_placement
 
 if TYPE_CHECKING:
@@ -33,10 +31,11 @@ class TensorRTModel:
     """Quantized activations whose rounding is left out, so that kernels fuse; by the names of `Quantization`."""
     remarks: tuple[str, ...]
     """Operators that stay in float32 and why, and what will cost time."""
-    proof: Parity | None
-    """How near the graph, run as it is written, comes to the model in PyTorch. None for bf16, for whose convolutions
-    ONNX Runtime has no kernel; the same graph in fp32 was proven. What is fp16, ONNX Runtime computes in float32 on
-    most processors: TensorRT's own sums are proven on its machine."""
+    proof: Parity
+    """How near the graph with a float part in fp32, run as it is written, comes to the model in PyTorch."""
+    proof_in_half: Parity | None
+    """The same of the graph in fp16. ONNX Runtime computes that in float32 on most processors, between constants of 16
+    bits; TensorRT's own sums are to be compared on its machine. None for fp32, and for bf16, which it cannot run."""
 
 
 def write_tensorrt_onnx(
@@ -54,52 +53,41 @@ def write_tensorrt_onnx(
 
 def tensorrt_model(artifact: Artifact, floats: Floats, data: Dataset, metadata: OnnxMetadata) -> TensorRTModel:
     """The artifact as a graph for TensorRT; `write_tensorrt_onnx` says what is raised."""
-    precision = FLOAT if artifact.quantization is None else INT8
-    graph = exported(artifact, precision, data.example(), metadata)
-    form = TensorRTForm(graph, (), ()) if artifact.quantization is None else for_tensorrt(graph)
-    unrounded = () if artifact.quantization is None else unrounded_activations(form.model, artifact.quantization)
-    proof = _proven(form.model, artifact, data, unrounded, FLOAT, metadata)
-    if floats == "fp32":
-        return TensorRTModel(form.model, unrounded, form.remarks, proof)
+    if artifact.quantization is None:
+        return _float_model(artifact, floats, data, metadata)
+    from ..pipeline.fake_quantization import FakeQuantizedModel
+
+    graph = exported(artifact, INT8, data.example(), metadata)
+    form = for_tensorrt(graph)
+    reference = cast(FakeQuantizedModel, artifact.executable(data.example()))
+    unrounded = unrounded_activations(graph, form.model, reference)
+
+    def proven(model: "ModelProto") -> Parity:
+        return _demanded(proof_of(model, reference, artifact.model.eval(), data, unrounded), metadata)
+
+    proof = proven(form.model)
+    if floats == FLOAT:
+        return TensorRTModel(form.model, unrounded, form.remarks, proof, None)
     half = in_half(form.model, floats, measured_ranges(form.model, data))
     demand_placement(half.model)
-    if floats == "fp16":
-        proof = _proven(half.model, artifact, data, unrounded, HALF, metadata)
-    return TensorRTModel(
-        half.model, unrounded, (*form.remarks, *kept_in_words(half)), proof if floats == "fp16" else None
-    )
+    in_half_too = proven(half.model) if floats == HALF else None
+    return TensorRTModel(half.model, unrounded, (*form.remarks, *half.in_words()), proof, in_half_too)
 
 
-def unrounded_activations(model: "ModelProto", quantization: Quantization) -> tuple[str, ...]:
-    """The quantized activations on whose grid nothing lies in the graph any more; its float part is in fp32."""
-    import onnx
+def _float_model(artifact: Artifact, floats: Floats, data: Dataset, metadata: OnnxMetadata) -> TensorRTModel:
+    graph, whole = exported(artifact, FLOAT, data.example(), metadata), artifact.model.eval()
 
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    quantizers = (node for node in model.graph.node if node.op_type == "QuantizeLinear")
-    left = {float(onnx.numpy_helper.to_array(constants[node.input[1]])) for node in quantizers}
-    return tuple(name for name, grid in quantization.activations.items() if grid.scale not in left)
+    def proven(model: "ModelProto", precision: str) -> Parity:
+        return _demanded(parity_between(Unoptimised(model).run, whole, whole, data, precision), metadata)
 
-
-def kept_in_words(half: HalfModel) -> tuple[str, ...]:
-    """Which operators stay in float32, one sentence a reason."""
-    by_reason: dict[str, list[str]] = {}
-    for each in half.kept:
-        by_reason.setdefault(each.reason, []).append(each.node)
-    return tuple(f"in float32: {', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items())
+    proof = proven(graph, FLOAT)
+    if floats == FLOAT:
+        return TensorRTModel(graph, (), (), proof, None)
+    half = in_half(graph, floats, measured_ranges(graph, data))
+    in_half_too = proven(half.model, HALF) if floats == HALF else None
+    return TensorRTModel(half.model, (), half.in_words(), proof, in_half_too)
 
 
-def _proven(
-    model: "ModelProto",
-    artifact: Artifact,
-    data: Dataset,
-    unrounded: Sequence[str],
-    precision: str,
-    metadata: OnnxMetadata,
-) -> Parity:
-    if artifact.quantization is None:
-        whole = artifact.model.eval()
-        proof = parity_between(Unoptimised(model).run, whole, whole, data, precision)
-    else:
-        proof = proof_of(model, artifact, data, unrounded)
+def _demanded(proof: Parity, metadata: OnnxMetadata) -> Parity:
     demand_parity(proof, f"{metadata.stage}, the graph for TensorRT")
     return proof

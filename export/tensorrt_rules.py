@@ -26,9 +26,11 @@ def demand_placement(model: "ModelProto") -> None:
     """Raise ExportError with every broken rule."""
     problems = placement_problems(model)
     if problems:
+        named = "".join(f"  {problem}\n" for problem in problems)
         raise ExportError(
-            "the quantized graph breaks rules of TensorRT:\n" + "\n".join(f"  {problem}" for problem in problems) + "\n"
-            "Mend: quantize with `grids: symmetric`, and leave these layers in float by `ignore:` where that does not help."
+            f"the quantized graph breaks rules of TensorRT:\n{named}"
+            "Mend: set `grids: symmetric` in the quantize stage; where that does not help, leave these layers in float "
+            "by its `ignore:`."
         )
 
 

@@ -189,6 +189,16 @@ class FakeQuantizedModel(Marked):
         """The quantizer of the activation called `name`."""
         return cast(ActivationQuantizer, self._quantizers[name])
 
+    def rounded_in_order(self) -> list[str]:
+        """The activation whose grid each rounding of the graph is on, in the order in which they run."""
+        owners: dict[int, str] = {}
+        for name, quantizer in self._quantizers.items():
+            owners.setdefault(id(quantizer), name)
+        called = (
+            self.graph.get_submodule(str(node.target)) for node in self.graph.graph.nodes if node.op == "call_module"
+        )
+        return [owners[id(module)] for module in called if isinstance(module, ActivationQuantizer)]
+
     @contextmanager
     def rounding(self, on: bool, names: Iterable[str] | None = None) -> Generator[None, None, None]:
         """Within the block the quantizers of these names, by default all, round, or only look."""

@@ -8,8 +8,9 @@ import pytest
 
 from potstill.export.deliver import BuiltEngine
 from potstill.export.dialects import for_onnxruntime_cpu
-from potstill.export.grids import rectified_from_zero, signed
+from potstill.export.grids import rectified_from_zero
 from potstill.export.onnx_file import OnnxMetadata, exported
+from potstill.export.tensorrt_dialect import for_tensorrt
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import ExportError
@@ -32,7 +33,7 @@ def test_affine_grids_are_refused_by_name_where_int8_is_to_hold_them(
 ) -> None:
     model = exported(int8_artifact, "int8", data.example(), metadata)
     with pytest.raises(ExportError, match=r"(?s)layer1.0.relu1/Relu:out.* more tensors.*grids: symmetric"):
-        signed(model.graph)
+        for_tensorrt(model)
 
 
 def moving(first: str) -> onnx.ModelProto:
