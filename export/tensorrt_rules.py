@@ -55,6 +55,9 @@ class _Graph:
             return
         yield from self._code_problems(node)
         yield from self._scale_problems(node)
+        others = [each for each in self._read_by[node.input[0]] if each.op_type == "QuantizeLinear"]
+        if node.op_type == "QuantizeLinear" and others[0] is not node:
+            yield f"{node.name}: {others[0].name} quantizes the same tensor; all its readers must share one"
 
     def _code_problems(self, node: "NodeProto") -> Iterator[str]:
         import onnx

@@ -57,6 +57,10 @@ def test_a_sound_graph_has_no_problems() -> None:
         ),
         ([("Add(c, d)", "Add(c, x)")], "4/Add: the skip is not quantized"),
         (
+            [("r = Add(c, d)", "e = QuantizeLinear(x, s, z)\n f = DequantizeLinear(e, s, z)\n r = Add(c, f)")],
+            "4/QuantizeLinear: 0/QuantizeLinear quantizes the same tensor",
+        ),
+        (
             [("r = Add(c, d)", "cq = QuantizeLinear(c, s, z)\n cd = DequantizeLinear(cq, s, z)\n r = Add(cd, d)")],
             "6/Add: there is a quantizer between it and the layer before",
         ),
