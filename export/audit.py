@@ -76,6 +76,29 @@ def demand_share(audit: Audit, label: str) -> None:
     )
 
 
+def half_remark(exported: "ModelProto", optimized: "ModelProto") -> str:
+    """In which type ONNX Runtime computes the layers of a 16-bit graph, read from what it made of it.
+
+    Where it has no kernel for float16 it casts a layer's weight to float32 when it loads the file.
+    """
+    import onnx
+
+    total = sum(1 for _ in _Graph(exported).layers())
+    weights = initializers(optimized.graph)
+    kernels = [node for node in optimized.graph.node if re.sub("^Fused", "", node.op_type) in LAYER_OPERATORS]
+    halves = [
+        node
+        for node in kernels
+        if node.input[1] in weights and weights[node.input[1]].data_type == onnx.TensorProto.FLOAT16
+    ]
+    if not halves:
+        return (
+            f"none of its {total} convolutions and linear layers is computed in fp16: ONNX Runtime has no such kernels "
+            "for this processor, casts to float32 and computes there; the file alone is smaller"
+        )
+    return f"{len(halves)} of its {total} convolutions and linear layers are computed in fp16, the others in float32"
+
+
 class _Kernels:
     """The quantized operators of an optimised graph, to be found by the layer they stand for."""
 

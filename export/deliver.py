@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -21,12 +21,17 @@ from ..pipeline.task import Task
 from .audit import demand_share, without_float_layers
 from .diagnosis import diagnosis
 from .engine import Array
+from .half import in_half
 from .latency import compare
 from .measurement import Audit, Comparison, EngineMeasurement, OperatorTime, Parity, Value
 from .onnx_file import OUTPUT, OnnxMetadata, exported
 from .parity import demand_parity, numpy_inputs, parity_of
+from .proof import measured_ranges
 from .scores import Values, paired_change, score_of
-from .target import QUANTIZED, Target
+from .target import HALF, QUANTIZED, Target
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 __all__ = [
     "BuiltEngine",
@@ -60,6 +65,8 @@ class BuiltEngine(Value):
     file_bytes: int
     parity: Parity
     audit: Audit | None
+    remarks: tuple[str, ...] = ()
+    """What the engine's precision alone would not tell."""
 
     @property
     def path(self) -> Path:
@@ -94,7 +101,8 @@ def build_engine(
     when less than the target's `min_int8_share` of a quantized engine runs so.
     """
     label = f"{target.label} {precision}"
-    file = target.build(exported(artifact, precision, data.example(), metadata), precision, folder)
+    model, kept = _exported(artifact, precision, data, metadata)
+    file = target.build(model, precision, folder)
     with target.open(file) as engine:
         parity = parity_of(engine, artifact, data, precision)
     demand_parity(parity, f"{metadata.stage}, {label}")
@@ -111,6 +119,7 @@ def build_engine(
         file_bytes=file.stat().st_size,
         parity=parity,
         audit=audit,
+        remarks=(*target.remarks(file, precision), *kept),
     )
     write_atomically(folder / RECORD, built.model_dump_json(indent=1).encode())
     return built
@@ -120,7 +129,19 @@ def rehearse_engine(artifact: Artifact, target: Target, precision: str, data: Da
     """Build the engine of an untrained artifact and drop it: ExportError when a trained one could not be built."""
     metadata = OnnxMetadata(recipe_hash="", stage="check", classes=data.classes)
     with TemporaryDirectory() as folder:
-        target.build(exported(artifact, precision, data.example(), metadata), precision, Path(folder))
+        model, _ = _exported(artifact, precision, data, metadata)
+        target.build(model, precision, Path(folder))
+
+
+def _exported(
+    artifact: Artifact, precision: str, data: Dataset, metadata: OnnxMetadata
+) -> "tuple[ModelProto, tuple[str, ...]]":
+    """The artifact as ONNX, and what of it is not in the precision that was asked for."""
+    model = exported(artifact, precision, data.example(), metadata)
+    if precision != HALF:
+        return model, ()
+    half = in_half(model, "fp16", measured_ranges(model, data))
+    return half.model, half.in_words()
 
 
 @dataclass(frozen=True)
@@ -164,6 +185,7 @@ def measure_engine(
         peak_memory_bytes=timing.peak_memory_bytes,
         parity=built.parity,
         audit=built.audit,
+        remarks=built.remarks,
     )
     return Measured(engine, values)
 

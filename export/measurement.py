@@ -233,3 +233,5 @@ class EngineMeasurement(Value):
     parity: Parity
     audit: Audit | None
     """None for engines that were not asked for int8."""
+    remarks: tuple[str, ...] = ()
+    """What the engine's precision alone would not tell."""

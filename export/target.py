@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .engine import Array, Engine
 
-FLOAT, INT8 = "fp32", "int8"
+FLOAT, HALF, INT8 = "fp32", "fp16", "int8"
 QUANTIZED = frozenset({INT8, "int8_weights", "int4_weights"})
 """The precisions that a `quantize` stage makes, each the name of a scheme; others are made of any model."""
 
@@ -74,6 +74,10 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     @abstractmethod
     def operator_times(self, file: Path, inputs: "Mapping[str, Array]") -> tuple[OperatorTime, ...]:
         """How long every operator of the graph that the runtime really runs takes, by its own profile."""
+
+    def remarks(self, file: Path, precision: str) -> tuple[str, ...]:
+        """What the precision alone would not tell of the engine that the runtime makes of the file."""
+        return ()
 
     @abstractmethod
     def audit(self, file: Path) -> Audit:

@@ -14,7 +14,17 @@ from torch import Tensor, fx, nn
 
 from .errors import ModelError
 from .grouped_quantizer import GroupedWeightQuantizer, store_weights
-from .quantization import ACTIVATION_LEVELS, ActivationRange, Quantization, capture, operator_name, tensor_names
+from .quantization import (
+    ACTIVATION_LEVELS,
+    LARGEST_SIGNED_CODE,
+    SYMMETRIC_ZERO_POINT,
+    ActivationRange,
+    Grids,
+    Quantization,
+    capture,
+    operator_name,
+    tensor_names,
+)
 from .quiet import quiet
 from .rounding import in_memory_order, rounded
 from .taps import INPUT, Marked, path_of
@@ -45,8 +55,9 @@ class ActivationQuantizer(FakeQuantizeBase):
     high: Tensor
     seen: Tensor
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, *, grids: Grids = "affine", **_: Any) -> None:
         super().__init__()  # torchao also passes what the specification says of dtype and range
+        self.grids: Grids = grids
         self.rounds = True
         self.dtype, self.qscheme, self.ch_axis = torch.uint8, torch.per_tensor_affine, -1
         self.quant_min, self.quant_max = 0, ACTIVATION_LEVELS
@@ -79,6 +90,11 @@ class ActivationQuantizer(FakeQuantizeBase):
         momentum = (1.0 / self.seen).clamp(min=RANGE_MOMENTUM)
         self.low.lerp_(low, momentum)
         self.high.lerp_(high, momentum)
+        if self.grids == "symmetric":
+            largest = torch.maximum(-self.low, self.high)
+            self.scale.copy_((largest / LARGEST_SIGNED_CODE).clamp(min=torch.finfo(torch.float32).eps))
+            self.zero_point.fill_(SYMMETRIC_ZERO_POINT)
+            return
         self.scale.copy_(((self.high - self.low) / ACTIVATION_LEVELS).clamp(min=torch.finfo(torch.float32).eps))
         self.zero_point.copy_((-self.low / self.scale).round().to(torch.int32))
 
@@ -86,7 +102,8 @@ class ActivationQuantizer(FakeQuantizeBase):
         """Take over a learned grid."""
         self.scale.fill_(grid.scale)
         self.zero_point.fill_(grid.zero_point)
-        self.low.fill_(-grid.zero_point * grid.scale)
+        steps_below = LARGEST_SIGNED_CODE if self.grids == "symmetric" else grid.zero_point
+        self.low.fill_(-steps_below * grid.scale)
         self.high.fill_((ACTIVATION_LEVELS - grid.zero_point) * grid.scale)
         self.seen.fill_(1)
 
@@ -204,6 +221,16 @@ class FakeQuantizedModel(Marked):
         """The quantizers of weights with one scale an output channel, by the weights' names."""
         return {name: each for name, each in self._quantizers.items() if isinstance(each, WeightQuantizer)}
 
+    def rounded_in_order(self) -> list[str]:
+        """The activation whose grid each rounding of the graph is on, in the order in which they run."""
+        owners: dict[int, str] = {}
+        for name, quantizer in self._quantizers.items():
+            owners.setdefault(id(quantizer), name)
+        called = (
+            self.graph.get_submodule(str(node.target)) for node in self.graph.graph.nodes if node.op == "call_module"
+        )
+        return [owners[id(module)] for module in called if isinstance(module, ActivationQuantizer)]
+
     @contextmanager
     def rounding(self, on: bool, names: Iterable[str] | None = None) -> Generator[None, None, None]:
         """Within the block the quantizers of these names, by default all, round, or only look."""
@@ -317,7 +344,8 @@ class _NamedTensors(Quantizer):
             if name in self._quantization.weights:
                 node.meta["quantization_annotation"] = _annotation(self._weight_quantizer(node))
             elif name in self._quantization.activations or name in self._quantization.shared:
-                node.meta["quantization_annotation"] = _annotation(ActivationQuantizer)
+                make = cast(Any, ActivationQuantizer).with_args(grids=self._quantization.grids)
+                node.meta["quantization_annotation"] = _annotation(make)
         return model
 
     def _weight_quantizer(self, weight: fx.Node) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .fake_quantization import ActivationQuantizer, FakeQuantizedModel, WeightQuantizer
 from .grouped_quantizer import GroupedWeightQuantizer
-from .quantization import ACTIVATION_LEVELS, ActivationRange
+from .quantization import ACTIVATION_LEVELS, ActivationRange, Grids
 from .rounding import clipped, in_memory_order, inside, scaled, shifted
 
 
@@ -33,31 +33,39 @@ def _learned(
     if isinstance(quantizer, WeightQuantizer):
         return LearnedWeight(quantizer)
     assert isinstance(quantizer, ActivationQuantizer)  # the stage refuses to learn the grids of weights in groups
-    return LearnedActivation(quantizer.range())
+    return LearnedActivation(quantizer.range(), quantizer.grids)
 
 
 class LearnedActivation(ActivationQuantizer):
     """Rounds one activation to a uint8 grid whose scale, and zero point unless it is 0, are learned."""
 
-    def __init__(self, start: ActivationRange) -> None:
-        """A grid that starts at zero point 0 keeps it: it is that of a rectified activation, which kernels fuse."""
-        super().__init__()
+    def __init__(self, start: ActivationRange, grids: Grids = "affine") -> None:
+        """A grid that starts at zero point 0 keeps it: it is that of a rectified activation, which kernels fuse.
+
+        So do symmetric grids theirs.
+        """
+        super().__init__(grids=grids)
         self.set_range(start)
+        self._zero_point = start.zero_point
+        learns_offset = grids == "affine" and start.zero_point > 0
+        below = 0 if learns_offset else start.zero_point
+        self._ends = -below, ACTIVATION_LEVELS - below
         self.step = nn.Parameter(self.scale.clone())
         self.offset: nn.Parameter | None
-        offset = nn.Parameter(self.low.view(1).clone()) if start.zero_point else None
-        self.register_parameter("offset", offset)
+        self.register_parameter("offset", nn.Parameter(self.low.view(1).clone()) if learns_offset else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """The activation `x` on its grid, in its own dtype; the gradients are those of LSQ+."""
         if not self.rounds:
             return x
-        return _on_grid(x, self.step, self.offset, 0, ACTIVATION_LEVELS, num_values=x[0].numel())
+        return _on_grid(x, self.step, self.offset, *self._ends, num_values=x[0].numel())
 
     def range(self) -> ActivationRange:
         """The grid as it stands."""
-        scale, zero_point = grid_of(self.step.detach(), self.offset, 0, ACTIVATION_LEVELS)
-        return ActivationRange(scale=float(scale), zero_point=0 if zero_point is None else int(zero_point))
+        scale, zero_point = grid_of(self.step.detach(), self.offset, *self._ends)
+        return ActivationRange(
+            scale=float(scale), zero_point=self._zero_point if zero_point is None else int(zero_point)
+        )
 
 
 class LearnedWeight(WeightQuantizer):

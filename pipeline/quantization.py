@@ -20,6 +20,12 @@ from .errors import ModelError
 
 ACTIVATION_LEVELS = 255
 
+SYMMETRIC_ZERO_POINT = 128
+"""Of every activation on symmetric grids: a uint8 code less 128 is the int8 code of the same number on zero point 0."""
+LARGEST_SIGNED_CODE = 127
+
+Grids = Literal["affine", "symmetric"]
+
 CalibrationMethod = Literal["min_max", "percentile", "mse", "entropy"]
 
 Scheme = Literal["int8", "int8_weights", "int4_weights"]
@@ -35,8 +41,11 @@ class ActivationRange(BaseModel):
     zero_point: Annotated[int, Field(ge=0, le=ACTIVATION_LEVELS)]
 
     @classmethod
-    def spanning(cls, low: float, high: float) -> "ActivationRange":
-        """The grid from `low`, at most 0, to `high`, at least 0."""
+    def spanning(cls, low: float, high: float, grids: Grids = "affine") -> "ActivationRange":
+        """The grid from `low`, at most 0, to `high`, at least 0; a symmetric one reaches as far to both sides."""
+        if grids == "symmetric":
+            scale = max(-low, high) / LARGEST_SIGNED_CODE
+            return cls(scale=max(scale, torch.finfo(torch.float32).eps), zero_point=SYMMETRIC_ZERO_POINT)
         scale = max((high - low) / ACTIVATION_LEVELS, torch.finfo(torch.float32).eps)
         return cls(scale=scale, zero_point=min(max(round(-low / scale), 0), ACTIVATION_LEVELS))
 
@@ -77,6 +86,9 @@ class Quantization(BaseModel):
     """Learned scales of weights by name, one an output channel."""
     float_layers: tuple[str, ...] = ()
     """Paths of modules that are left in float, with all that is inside them."""
+    grids: Grids = "affine"
+    """`affine`: each activation's grid spans its values. `symmetric`: every zero point is in the middle, so that int8
+    with zero point 0 holds the same numbers; values that are never negative have half of the codes."""
     shared: dict[str, str] = Field(default_factory=dict[str, str])
     """Tensors that only move or pick another one's values (flatten, max pooling) and so lie on its grid, by name."""
 

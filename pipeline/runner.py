@@ -172,7 +172,9 @@ class _Run:
         with self._clock.counting("export"), self._files.writing(part, made_from) as folder:
             self._progress.say(f"{last.step.folder}: exports {target.label} {precision}")
             metadata = OnnxMetadata(recipe_hash=self._plan.model_hash, stage=last.step.name, classes=self._data.classes)
-            build_engine(last.artifact, target, precision, folder, self._data, metadata=metadata)
+            engine = build_engine(last.artifact, target, precision, folder, self._data, metadata=metadata)
+            for remark in engine.remarks:
+                self._progress.say(f"{last.step.folder}: {engine.label}: {remark}")
         return BuiltEngine.load(self._files.path / part)
 
     def _measured(self, last: _Finished, target: Target, precision: str, baseline: BuiltEngine) -> Measured:

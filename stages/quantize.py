@@ -10,7 +10,7 @@ from torch import nn
 from ..pipeline.artifact import Artifact
 from ..pipeline.errors import StageError
 from ..pipeline.processor import has_int8_dot_product
-from ..pipeline.quantization import Calibration, Quantization, Scheme, capture
+from ..pipeline.quantization import Calibration, Grids, Quantization, Scheme, capture
 from .acceptance import Accept, accepted
 from .pruning.selection import ignored_paths
 from .quantization.mixed_precision import MixedPrecision, mixed
@@ -26,10 +26,13 @@ class Quantize(Stage, frozen=True, extra="forbid"):
 
     stage: Literal["quantize"] = "quantize"
     scheme: Scheme = "int8"
-    """`int8`: uint8 activations, one affine grid a tensor; int8 weights, one symmetric scale an output channel.
+    """`int8`: uint8 activations, one grid a tensor; int8 weights, one symmetric scale an output channel.
     `int8_weights` and `int4_weights`: the weights of linear layers alone, one affine grid a group of inputs."""
     group_size: Literal[32, 64, 128] | None = None
     """How many inputs of an output share a grid where the weights alone are quantized; 32 unless given."""
+    grids: Grids = "affine"
+    """Of the activations. `symmetric`, which TensorRT needs, is the same numbers as int8 with zero point 0; what is
+    never negative, as behind a ReLU, then has half of the codes."""
     weight_bits: Literal["auto", 7, 8] = "auto"
     """7 keeps x86 kernels without VNNI from saturating; `auto` is 8 where this processor has it, else 7."""
     calibration: Calibration = Calibration()
@@ -65,6 +68,8 @@ class Quantize(Stage, frozen=True, extra="forbid"):
             raise ValueError(f"`weight_bits` is for `scheme: int8`; {self.scheme} says it already")
         if self.calibration != Calibration():
             raise ValueError(f"`calibration` finds the ranges of activations, which {self.scheme} leaves in float")
+        if self.grids != "affine":
+            raise ValueError(f"`grids` are those of activations, which {self.scheme} leaves in float")
         given = [name for name in ("equalize", "bias_correction", "learn_steps") if getattr(self, name)]
         if given:
             raise ValueError(f"`{given[0]}` is for `scheme: int8`; the grids of {self.scheme} follow the weights")
@@ -82,6 +87,7 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         context.journal.fact("batch norms folded", len(edit.layers))
         if self.scheme == "int8":
             context.journal.fact("calibration", self.calibration.method)
+            context.journal.fact("grids", self.grids)
         context.journal.fact("weight bits", self._weight_bits(context))
         placeholder = Quantization(
             scheme=self.scheme,
@@ -92,6 +98,7 @@ class Quantize(Stage, frozen=True, extra="forbid"):
             calibration=self.calibration,
             learn_steps=self.learn_steps,
             float_layers=tuple(sorted(ignored_paths(model, self.ignore))),
+            grids=self.grids,
         )
         self._say_what_is_too_narrow(model, placeholder, context)
         blueprint = artifact.blueprint.with_edit(edit) if edit.layers else artifact.blueprint

@@ -1,11 +1,21 @@
 """One quantized model, written the way each runtime fuses best."""
 
-from .graph import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, is_in_groups, makers, readers
+from .graph import (
+    LAYER_OPERATORS,
+    RECTIFIERS,
+    drop_unused,
+    inferred_shapes,
+    initializers,
+    is_in_groups,
+    makers,
+    readers,
+)
 from .onnxruntime_cpu import for_onnxruntime_cpu
 
 __all__ = [
     "LAYER_OPERATORS",
     "RECTIFIERS",
+    "drop_unused",
     "for_onnxruntime_cpu",
     "inferred_shapes",
     "initializers",

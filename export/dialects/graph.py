@@ -55,3 +55,17 @@ def inferred_shapes(model: "ModelProto", batch: int | None = None) -> dict[str, 
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
     return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+
+
+def drop_unused(graph: "GraphProto") -> None:
+    """Remove the nodes and constants that nothing reads."""
+    outputs = {value.name for value in graph.output}
+    while True:
+        used = outputs | {name for node in graph.node for name in node.input}
+        dead = [node for node in graph.node if not used.intersection(node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)

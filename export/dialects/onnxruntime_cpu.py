@@ -4,7 +4,8 @@ from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import ExportError
-from .graph import LAYER_OPERATORS, inferred_shapes, initializers, makers
+from .graph import LAYER_OPERATORS, drop_unused, inferred_shapes, initializers, makers
+from .grids import rectified_from_zero
 from .stored_weights import store_transposed
 from .token_layers import multiply_rows
 from .transposed import convolve_to_depth
@@ -19,19 +20,21 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     They have an integer kernel for GlobalAveragePool and none for the ReduceMean that torch makes of
     ``AdaptiveAvgPool2d(1)``; the float graph gains a transposition less. They have one for Gemm, bias and all, and for
     the MatMul and Add that torch makes of a linear layer on tokens only one that goes back to float between the two.
-    They have none for ConvTranspose. Raises ExportError where the quantized part of the graph is not what the fusion
-    rules read: weights folded to int8, zero points that are written out.
+    They have none for ConvTranspose. Behind a ReLU the codes of symmetric grids start at zero. Raises ExportError where
+    the quantized part of the graph is not what the fusion rules read: weights folded to int8, zero points that are
+    written out.
     """
     import onnx
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _check_quantization(copy.graph)
+    rectified_from_zero(copy.graph)
     _pool_globally(copy)
     multiply_rows(copy)
     convolve_to_depth(copy)
     store_transposed(copy)
-    _drop_unused(copy.graph)
+    drop_unused(copy.graph)
     return copy
 
 
@@ -92,16 +95,3 @@ def _is_spatial_mean(node: "NodeProto", constants: "Mapping[str, TensorProto]", 
 
     axes = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
     return {axis % rank for axis in axes} == {2, 3}
-
-
-def _drop_unused(graph: "GraphProto") -> None:
-    outputs = {value.name for value in graph.output}
-    while True:
-        used = outputs | {name for node in graph.node for name in node.input}
-        dead = [node for node in graph.node if not used.intersection(node.output)]
-        if not dead:
-            break
-        for node in dead:
-            graph.node.remove(node)
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)

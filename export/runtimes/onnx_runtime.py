@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ...pipeline.errors import ExportError, MissingDependency
 from ..engine import Array, EngineDescription
 from ..measurement import Audit, OperatorTime
-from ..target import Target
+from ..target import HALF, Target
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -39,14 +39,24 @@ FATAL = 4
 """ONNX Runtime's log level for nothing but crashes: what goes wrong is raised as well, and would be said twice."""
 
 
+def _not_bf16(value: object) -> object:
+    if value == "bf16":
+        raise ValueError(
+            "bf16 cannot run: ONNX Runtime's CPU has no bfloat16 kernels, not even for convolutions; "
+            "allowed: fp32, fp16, int8, int8_weights, int4_weights"
+        )
+    return value
+
+
+Precision = Annotated[Literal["fp32", "fp16", "int8", "int8_weights", "int4_weights"], BeforeValidator(_not_bf16)]
+
+
 class OnnxRuntimeTarget(Target, frozen=True, extra="forbid"):
     """ONNX Runtime, one engine file being a plain ONNX model that any program may load."""
 
     runtime: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu"] = "cpu"
-    precision: Annotated[tuple[Literal["fp32", "int8", "int8_weights", "int4_weights"], ...], Field(min_length=1)] = (
-        "fp32",
-    )
+    precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
 
     def check(self) -> None:
         """Raise MissingDependency when ONNX Runtime is not installed."""
@@ -63,6 +73,12 @@ class OnnxRuntimeTarget(Target, frozen=True, extra="forbid"):
     def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:
         """Medians over the calls of one profiled session."""
         return operator_times(file, inputs, device=self.device, threads=self.threads)
+
+    def remarks(self, file: Path, precision: str) -> tuple[str, ...]:
+        """For fp16: how many layers the CPU really computes so."""
+        from ..audit import half_remark
+
+        return (half_remark(_loaded(file), optimized(file)),) if precision == HALF else ()
 
     def audit(self, file: Path) -> Audit:
         """Every layer's precision after ONNX Runtime's own optimisation; raises nothing where the share is low."""

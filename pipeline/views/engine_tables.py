@@ -117,6 +117,12 @@ def parity_table(report: Report) -> Table:
     return Table("Parity with the model", columns, rows)
 
 
+def remarks_table(report: Report) -> Table | None:
+    """What the precision alone would not tell of a final engine; None where there is nothing."""
+    rows = tuple((Cell(engine.target), Cell(remark)) for engine in report.engines for remark in engine.remarks)
+    return Table("Remarks on the final engines", (words("Engine"), words("Remark")), rows) if rows else None
+
+
 def _agreement(share: float | None) -> Cell:
     return not_measured("the outputs are not the logits of classes") if share is None else Cell(wording.percent(share))
 

@@ -80,6 +80,7 @@ def report_html(report: Report) -> str:
         untrained=[step.name for step in report.steps if not step.curve],
         engines=engine_tables.engines_table(report),
         parity=engine_tables.parity_table(report),
+        remarks=engine_tables.remarks_table(report),
         latency=engine_tables.latency_table("", [(each.target, each) for each in report.engines]),
         audited=engine,
         audit_sentence=engine_tables.audit_sentence(engine.audit) if engine and engine.audit else "",

@@ -15,6 +15,7 @@ from .engine_tables import (
     p99_cell,
     parity_table,
     ratio_detail,
+    remarks_table,
     samples_words,
     speedup_cell,
     threads_words,
@@ -358,4 +359,7 @@ def tables_of(report: Report) -> Iterator[Table]:
     yield steps_table(report)
     yield engines_table(report)
     yield parity_table(report)
+    remarks = remarks_table(report)
+    if remarks is not None:
+        yield remarks
     yield latency_table("The final engines' latency", [(engine.target, engine) for engine in report.engines])

@@ -65,8 +65,8 @@ def _choose_ranges(graph: FakeQuantizedModel, quantization: Quantization, contex
     histograms = {name: Histogram.empty(*ends) for name, ends in extremes.items()}
     _look(graph, quantization, context, lambda name, values: histograms[name].add(values))
     for name, histogram in histograms.items():
-        low, high = chosen_range(histogram, quantization.calibration)
-        graph.activation(name).set_range(ActivationRange.spanning(low, high))
+        low, high = chosen_range(histogram, quantization.calibration, quantization.grids)
+        graph.activation(name).set_range(ActivationRange.spanning(low, high, quantization.grids))
 
 
 def _look(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...pipeline.quantization import ACTIVATION_LEVELS, Calibration
+from ...pipeline.quantization import ACTIVATION_LEVELS, ActivationRange, Calibration, Grids
 
 NUM_BINS = 2048
 """As in TensorRT's and ONNX Runtime's calibrators: eight bins to a level of the widest grid."""
@@ -40,8 +40,8 @@ class Histogram:
         return self.low + width * (torch.arange(NUM_BINS, dtype=torch.float64) + 0.5)
 
 
-def chosen_range(histogram: Histogram, calibration: Calibration) -> tuple[float, float]:
-    """The low and high end that `calibration.method` chooses; zero is always between them.
+def chosen_range(histogram: Histogram, calibration: Calibration, grids: Grids = "affine") -> tuple[float, float]:
+    """The low and high end that `calibration.method` chooses for these grids; zero is always between them.
 
     `percentile`: what a share of the values lies below, and above. `mse`: least squared error of the values after
     rounding and clipping. `entropy`: least Kullback-Leibler divergence of the rounded from the clipped distribution
@@ -53,9 +53,11 @@ def chosen_range(histogram: Histogram, calibration: Calibration) -> tuple[float,
         case "percentile":
             return _percentiles(histogram, calibration.percentile / 100)
         case "mse":
-            return min(_candidates(histogram), key=lambda ends: squared_error(histogram, *ends))
+            candidates = _candidates(histogram) if grids == "affine" else _around_zero(histogram)
+            return min(candidates, key=lambda ends: squared_error(histogram, *ends, grids))
         case "entropy":
-            return min(_shrunk(histogram), key=lambda ends: divergence(histogram, *ends))
+            shrunk = _shrunk(histogram) if grids == "affine" else _around_zero(histogram)
+            return min(shrunk, key=lambda ends: divergence(histogram, *ends, _num_levels(*ends, grids)))
 
 
 def _percentiles(histogram: Histogram, share: float) -> tuple[float, float]:
@@ -83,18 +85,32 @@ def _shrunk(histogram: Histogram) -> Iterator[tuple[float, float]]:
             yield histogram.low * share, histogram.high * share
 
 
-def squared_error(histogram: Histogram, low: float, high: float) -> float:
+def _around_zero(histogram: Histogram) -> Iterator[tuple[float, float]]:
+    """What a symmetric grid reaches of the values, shrunk from the largest of them down to where a bin is a level."""
+    largest = max(-histogram.low, histogram.high)
+    for step in range(2 * SHRINKS, 0, -1):
+        reach = largest * step / (2 * SHRINKS)
+        low, high = max(histogram.low, -reach), min(histogram.high, reach)
+        if (high - low) / (histogram.high - histogram.low) * NUM_BINS >= _num_levels(low, high, "symmetric"):
+            yield low, high
+
+
+def _num_levels(low: float, high: float, grids: Grids) -> int:
+    """How many codes of the grid lie between the ends."""
+    return round((high - low) / ActivationRange.spanning(low, high, grids).scale) + 1
+
+
+def squared_error(histogram: Histogram, low: float, high: float, grids: Grids = "affine") -> float:
     """The mean squared difference between the values and what a uint8 grid from `low` to `high` makes of them."""
-    scale = (high - low) / ACTIVATION_LEVELS
-    zero_point = round(-low / scale)
+    grid = ActivationRange.spanning(low, high, grids)
     values = histogram.centers
-    codes = torch.clamp(torch.round(values / scale) + zero_point, 0, ACTIVATION_LEVELS)
-    errors = ((codes - zero_point) * scale - values).square()
+    codes = torch.clamp(torch.round(values / grid.scale) + grid.zero_point, 0, ACTIVATION_LEVELS)
+    errors = ((codes - grid.zero_point) * grid.scale - values).square()
     return float((histogram.counts * errors).sum() / histogram.counts.sum())
 
 
-def divergence(histogram: Histogram, low: float, high: float) -> float:
-    """KL(P ‖ Q) in nats: P the values clipped to the range, Q the same on as many levels as the grid has.
+def divergence(histogram: Histogram, low: float, high: float, num_levels: int = ACTIVATION_LEVELS + 1) -> float:
+    """KL(P ‖ Q) in nats: P the values clipped to the range, Q the same on `num_levels` levels.
 
     Each level's count is spread evenly over those of its bins that hold any value. The bin of zero counts as much as
     the next one: behind a ReLU half of the values lie there, which every grid holds exactly, and would decide alone.
@@ -109,9 +125,9 @@ def divergence(histogram: Histogram, low: float, high: float) -> float:
     clipped = kept.clone()
     clipped[0] += counts[:first].sum()
     clipped[-1] += counts[last + 1 :].sum()
-    level = torch.arange(len(kept)) * (ACTIVATION_LEVELS + 1) // len(kept)
+    level = torch.arange(len(kept)) * num_levels // len(kept)
     held = (kept > 0).double()
-    totals = torch.zeros(ACTIVATION_LEVELS + 1, dtype=torch.float64).index_add_(0, level, kept)
+    totals = torch.zeros(num_levels, dtype=torch.float64).index_add_(0, level, kept)
     bins = torch.zeros_like(totals).index_add_(0, level, held)
     some = clipped > 0
     # An end bin that held nothing until what lies beyond was clipped into it counts as if it had held one value.

@@ -1,6 +1,7 @@
 """Engines of one small residual network, built once for all tests of this folder."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.fake_quantization import fake_quantized, quantization_of
 from potstill.pipeline.networks.resnet import ResNet
-from potstill.pipeline.quantization import ActivationRange, Quantization, capture
+from potstill.pipeline.quantization import ActivationRange, Grids, Quantization, capture
 from potstill.stages.quantization.folding import fold_batch_norms
 from potstill.stages.quantization.placement import place
 
@@ -38,7 +39,7 @@ def quantize(data: Dataset) -> Callable[[nn.Module], Quantization]:
     return partial(quantized, data=data)
 
 
-def quantized(model: nn.Module, data: Dataset) -> Quantization:
+def quantized(model: nn.Module, data: Dataset, grids: Grids = "affine") -> Quantization:
     """Quantizers for a model without batch norms, fitted to the test images; 7 bits fit every processor."""
     inputs = data.example(64)
     placement = place(capture(model, inputs))
@@ -48,6 +49,7 @@ def quantized(model: nn.Module, data: Dataset) -> Quantization:
         weights=placement.weights,
         activations=dict.fromkeys(placement.activations, unknown),
         shared=placement.shared,
+        grids=grids,
     )
     graph = fake_quantized(model, quantization, inputs)
     for name in placement.activations:
@@ -90,6 +92,12 @@ def int8_artifact(float_artifact: Artifact, data: Dataset) -> Artifact:
     model, edit = fold_batch_norms(float_artifact.model, data.example())
     blueprint = float_artifact.blueprint.with_edit(edit)
     return Artifact(model=model, blueprint=blueprint, quantization=quantized(model, data))
+
+
+@pytest.fixture(scope="session")
+def symmetric_artifact(int8_artifact: Artifact, data: Dataset) -> Artifact:
+    """The same network again, its activations on symmetric grids."""
+    return replace(int8_artifact, quantization=quantized(int8_artifact.model, data, "symmetric"))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from potstill.pipeline.fake_quantization import WeightQuantizer
+from potstill.pipeline.fake_quantization import ActivationQuantizer, WeightQuantizer
 from potstill.pipeline.learned_steps import LearnedActivation, LearnedWeight
 from potstill.pipeline.quantization import ActivationRange
 
@@ -80,3 +80,17 @@ def test_weights_beyond_a_learned_grid_end_at_its_last_code() -> None:
     assert torch.equal(quantizer(clipped), quantizer(weight))
     assert float((clipped / 0.1).abs().max()) == pytest.approx(63)
     assert float((quantizer(weight) / 0.1).detach().abs().max()) == pytest.approx(63)
+
+
+def test_a_learned_symmetric_grid_keeps_its_middle_and_rounds_both_signs_as_before() -> None:
+    values = torch.linspace(-1.5, 1.5, 41).view(1, -1)
+    start = ActivationRange(scale=0.01, zero_point=128)
+    plain = ActivationQuantizer(grids="symmetric").eval()
+    plain.set_range(start)
+    learned = LearnedActivation(start, "symmetric")
+    assert torch.equal(learned(values), plain(values))
+    assert learned.offset is None
+    with torch.no_grad():
+        learned.step.fill_(0.02)
+    assert learned.range().zero_point == 128
+    assert learned.range().scale == pytest.approx(0.02)

@@ -141,7 +141,7 @@ stages:
     scheme: int4
     calibration: {samples: 0}
 targets:
-  - {runtime: onnxruntime, precision: [fp16], threads: "1"}
+  - {runtime: onnxruntime, precision: [fp8], threads: "1"}
 goal: 3
 """
         stages = ", ".join(stage_choices())
@@ -167,7 +167,7 @@ goal: 3
             f"a.yaml:15: stages[4]: the key `stage` is missing; allowed: {stages}",
             "a.yaml:17: stages[5].scheme: must be int8, got 'int4'",
             "a.yaml:18: stages[5].calibration.samples: must be greater than or equal to 1, got 0",
-            "a.yaml:20: targets[0].precision[0]: must be one of the allowed, got 'fp16'; allowed: fp32, int8",
+            "a.yaml:20: targets[0].precision[0]: must be one of the allowed, got 'fp8'; allowed: fp32, fp16, int8",
             "a.yaml:20: targets[0].threads: must be a whole number, got '1'",
             "a.yaml:21: goal: unknown key; did you mean `goals`? "
             "allowed: name, seed, task, precision, data, teacher, stages, targets, goals",
@@ -200,6 +200,11 @@ goal: 3
             "{name: vit, width: 20}": ": `width` 20 does not divide into 3 `heads`; the nearest is 21",
         }.items():
             assert problems(written, f"teacher.model={given}") == [f"--set teacher.model={given}: teacher.model{told}"]
+
+    def test_bfloat16_is_refused_on_the_cpu_with_the_reason(self, written: Path) -> None:
+        (line,) = problems(written, "targets.0.precision=[fp32, bf16]")
+        assert "ONNX Runtime's CPU has no bfloat16 kernels" in line
+        assert "allowed: fp32, fp16, int8" in line
 
     @pytest.mark.parametrize("key", ["name", "data", "teacher", "stages", "targets", "teacher.model", "stages.0"])
     @pytest.mark.parametrize("value", ["3", "te xt", "[1]", "{a: 1}", "null", "true"])

@@ -125,6 +125,18 @@ class TestQuantizers:
         quantizer(torch.rand(100))
         assert quantizer.range().zero_point == 0
 
+    @pytest.mark.parametrize("values", [torch.rand(100), torch.randn(100), -torch.rand(100)])
+    def test_a_symmetric_quantizer_rounds_as_int8_with_zero_point_zero_does(self, values: Tensor) -> None:
+        quantizer = ActivationQuantizer(grids="symmetric")
+        quantizer.train()
+        quantizer(values)
+        quantizer.eval()
+        grid, beyond = quantizer.range(), torch.cat([values, 2 * values])
+        scale = float(values.abs().max()) / 127
+        assert (grid.scale, grid.zero_point) == (pytest.approx(scale), 128)
+        signed = torch.fake_quantize_per_tensor_affine(beyond, grid.scale, 0, -128, 127)
+        assert torch.equal(quantizer(beyond), signed)
+
     def test_values_move_by_at_most_half_a_step(self) -> None:
         quantizer = ActivationQuantizer()
         values = torch.linspace(-1, 3, 1001)

@@ -116,6 +116,24 @@ class TestRanges:
         others = [squared_error(histogram, 0.0, high) for high in np.linspace(1, float(values.max()), 200)]
         assert best <= 1.05 * min(others)
 
+    @pytest.mark.parametrize("method", get_args(Method))
+    @pytest.mark.parametrize("signed", [True, False])
+    def test_symmetric_grids_hold_zero_in_the_middle_and_the_largest_code_at_the_farther_end(
+        self, method: Method, signed: bool
+    ) -> None:
+        histogram = histogram_of(heavy_tailed(signed=signed) + 0.5 * signed)
+        low, high = chosen_range(histogram, Calibration(method=method), "symmetric")
+        grid = ActivationRange.spanning(low, high, "symmetric")
+        assert grid.zero_point == 128
+        assert 127 * grid.scale == pytest.approx(max(-low, high))
+
+    @pytest.mark.parametrize("signed", [True, False])
+    def test_the_symmetric_range_of_least_error_is_that_of_any_tried_by_hand(self, signed: bool) -> None:
+        histogram = histogram_of(heavy_tailed(signed=signed))
+        best = squared_error(histogram, *chosen_range(histogram, Calibration(method="mse"), "symmetric"), "symmetric")
+        others = [squared_error(histogram, -high, high, "symmetric") for high in np.linspace(1, histogram.high, 200)]
+        assert best <= 1.05 * min(others)
+
     @pytest.mark.parametrize("percentile", [50, 0, 101])
     def test_a_percentile_that_means_nothing_is_refused(self, percentile: float) -> None:
         with pytest.raises(ValidationError):

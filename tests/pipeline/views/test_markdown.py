@@ -54,3 +54,10 @@ class TestReportMarkdown:
 
     def test_a_run_that_stopped_at_the_teacher_has_a_report(self, samples: ModuleType) -> None:
         assert "Only the teacher was made so far" in report_markdown(samples.sample_report(samples.SKETCHES[:1]))
+
+    def test_what_an_engines_precision_does_not_tell_is_remarked(self, samples: ModuleType) -> None:
+        report = samples.sample_report()
+        assert "Remarks on the final engines" not in report_markdown(report)
+        told = report.engines[0].model_copy(update={"remarks": ("computes in float32",)})
+        text = report_markdown(report.model_copy(update={"engines": (told, *report.engines[1:])}))
+        assert "| onnxruntime cpu fp32 | computes in float32 |" in text
