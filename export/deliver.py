@@ -19,6 +19,7 @@ from ..pipeline.files import write_atomically
 from ..pipeline.fingerprints import fingerprint, sha256_of
 from ..pipeline.task import Task
 from .audit import demand_share, without_float_layers
+from .codebooks import with_floats
 from .diagnosis import diagnosis
 from .engine import Array
 from .half import in_half
@@ -140,6 +141,7 @@ def _exported(
     model = exported(artifact, precision, data.example(), metadata)
     if precision != HALF:
         return model, ()
+    model = with_floats(model)
     half = in_half(model, "fp16", measured_ranges(model, data))
     return half.model, half.in_words()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from ..pipeline.artifact import Artifact
 from ..pipeline.data import Dataset
 from ..pipeline.files import write_atomically
+from .codebooks import with_floats
 from .dialects.tensorrt import for_tensorrt
 from .dialects.tensorrt_rules import demand_placement
 from .half import in_half
@@ -75,7 +76,8 @@ def tensorrt_model(artifact: Artifact, floats: Floats, data: Dataset, metadata: 
 
 
 def _float_model(artifact: Artifact, floats: Floats, data: Dataset, metadata: OnnxMetadata) -> TensorRTModel:
-    graph, whole = exported(artifact, FLOAT, data.example(), metadata), artifact.model.eval()
+    graph = with_floats(exported(artifact, FLOAT, data.example(), metadata))
+    whole = artifact.model.eval()
 
     def proven(model: "ModelProto", precision: str) -> Parity:
         return _demanded(parity_between(Unoptimised(model).run, whole, whole, data, precision), metadata)
