@@ -1,6 +1,6 @@
 """Which layers go back to float: those whose int8 form costs accuracy, and those whose int8 form costs time."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Self
 
@@ -145,15 +145,46 @@ def _by_loss(
         LayerSensitivity(layer=layer, loss_in_int8=all_int8 - found.loss, metric_without=found.metric)
         for layer, found in alone.items()
     ]
-    returned: list[Returned] = []
-    loss = all_int8
-    for each in sorted(sensitivity, key=lambda each: -each.loss_in_int8):
-        if loss - whole <= limit:
-            break
-        reason = f"the loss is {loss - whole:.4f} above the float model's, {each.loss_in_int8:.4f} of it by this layer"
-        returned.append(Returned(layer=each.layer, reason=reason))
-        loss = in_int8([row.layer for row in returned]).loss
-    return tuple(sensitivity), tuple(returned)
+    return tuple(sensitivity), tuple(_returned(artifact, sensitivity, all_int8 - whole, limit, in_int8, context))
+
+
+def _returned(
+    artifact: Artifact,
+    sensitivity: Sequence[LayerSensitivity],
+    rise: float,
+    limit: float,
+    in_int8: Callable[[Collection[str]], Judgement],
+    context: Context,
+) -> Iterator[Returned]:
+    """Layers, the one whose return helps most first, until the loss has risen by no more than `limit`.
+
+    A tensor is rounded until all layers are in float that want it rounded, so what one layer's return is worth changes
+    with its neighbours': theirs is measured anew behind each return.
+    """
+    neighbours = _neighbours(artifact, [each.layer for each in sensitivity], context)
+    gains = {each.layer: each.loss_in_int8 for each in sensitivity}
+    floats: list[str] = []
+    loss = in_int8(()).loss
+    while rise > limit and gains:
+        layer = max(gains, key=lambda each: gains[each])
+        gain = gains.pop(layer)
+        yield Returned(
+            layer=layer, reason=f"the loss is {rise:.4f} above the float model's, {gain:.4f} of it by this layer"
+        )
+        floats.append(layer)
+        before, loss = loss, in_int8(floats).loss
+        rise += loss - before
+        for other in neighbours[layer] & gains.keys():
+            gains[other] = loss - in_int8([*floats, other]).loss
+
+
+def _neighbours(artifact: Artifact, layers: Sequence[str], context: Context) -> dict[str, set[str]]:
+    """The layers that want a tensor rounded which each layer wants rounded, too."""
+    graph, asked = capture(artifact.model, context.data.example()), _quantization(artifact)
+    wanted = {
+        layer: _quantizers(graph, _leaving(asked, [other for other in layers if other != layer])) for layer in layers
+    }
+    return {layer: {other for other in layers if other != layer and wanted[layer] & wanted[other]} for layer in layers}
 
 
 def _with_layers_in_float(
