@@ -67,7 +67,7 @@ def main() -> None:
             (folder / precision).mkdir()
             engines[precision] = build_engine(quantized, target, precision, folder / precision, data, metadata=metadata)
         measured = measure_engine(engines["int8"], engines["fp32"], target, data, Classification(), file="int8")
-    comparison = measured.latency[0]
+    comparison = measured.engine.latency[0]
     result = {
         "model": model.model_dump(),
         "float_p50_ms": comparison.baseline.p50_ms,

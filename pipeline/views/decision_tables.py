@@ -22,7 +22,7 @@ def _loss(value: float) -> str:
     return wording.signed(value, 4)
 
 
-def _ms(value: float) -> str:
+def _plain(value: float) -> str:
     return wording.plain(value, wording.decimals_for([value]))
 
 
@@ -32,15 +32,16 @@ SHOWN = {
     "removed": _Shown(figures("Channels gone", "%"), wording.percent),
     "loss_rise": _Shown(figures("Loss rise"), _loss),
     "loss_in_int8": _Shown(figures("Loss by its int8 form"), _loss),
-    "correct": _Shown(figures("Accuracy", "%, training samples"), wording.percent),
-    "correct_without": _Shown(figures("Accuracy with it in float", "%, training samples"), wording.percent),
+    "kind": _Shown(words("Factors"), str),
+    "ranks": _Shown(words("Ranks"), lambda ranks: ", ".join(map(str, ranks))),
+    "macs_saved": _Shown(figures("MACs saved"), lambda count: f"{count:,}"),
     "macs_left": _Shown(figures("MACs left", "%"), wording.percent),
-    "ms_saved": _Shown(figures("Saved", "ms"), _ms),
+    "ms_saved": _Shown(figures("Saved", "ms"), _plain),
     "blocks_removed": _Shown(figures("Blocks removed"), str),
     "predicted": _Shown(figures("Latency predicted", "% of uncut"), wording.percent),
     "share": _Shown(figures("Latency measured", "% of uncut"), wording.percent),
-    "p50_ms": _Shown(figures("p50", "ms"), _ms),
-    "uncut_p50_ms": _Shown(figures("p50 uncut", "ms"), _ms),
+    "p50_ms": _Shown(figures("p50", "ms"), _plain),
+    "uncut_p50_ms": _Shown(figures("p50 uncut", "ms"), _plain),
     "engine": _Shown(words("Engine"), str),
     "ratio": _Shown(figures("Speedup"), wording.ratio),
     "verdict": _Shown(words("Verdict"), str),
@@ -49,6 +50,7 @@ SHOWN = {
 SENSITIVITY_NOTES = {
     "removed": "Each group of channels cut alone, by its least important ones; nothing was trained in between.",
     "block": "Each block taken out together with those above it; nothing was trained in between.",
+    "macs_saved": "Each layer alone in these factors; nothing was trained in between.",
     "loss_in_int8": "Each layer alone back in float, and every other one in int8.",
 }
 
@@ -58,18 +60,30 @@ def decision_table(name: str, rows: Rows) -> Table | None:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     if name == "latency table" and {"layers", "points", "reads", "writes"} <= set(keys):
         return _latency_table(rows)
-    if name not in ("sensitivity", "engines timed") or not set(keys) <= SHOWN.keys():
+    shown = {key: SHOWN.get(key) or _metric(key) for key in keys}
+    others = [key for key in keys if key not in SHOWN]
+    # What a sensitivity has beside is the task's metric, under its own name.
+    if name not in ("sensitivity", "engines timed") or len(others) > (name == "sensitivity" and len(keys) > 1):
         return None
-    columns = tuple(SHOWN[key].column for key in keys)
-    body = tuple(tuple(_cell(key, row.get(key)) for key in keys) for row in rows)
+    columns = tuple(each.column for each in shown.values())
+    body = tuple(tuple(_cell(shown[key], row.get(key)) for key in keys) for row in rows)
     if name == "engines timed":
         return Table("Engines timed", columns, body, "In the order in which they were built and timed.")
     note = next((text for key, text in SENSITIVITY_NOTES.items() if key in keys), "")
     return Table("Sensitivity", columns, body, note)
 
 
-def _cell(key: str, value: Any) -> Cell:
-    return Cell("–") if value is None else Cell(SHOWN[key].write(value))
+def _metric(key: str) -> _Shown:
+    """The column of the task's metric, such as ``accuracy`` or, of layers back in float, ``accuracy_without``."""
+    name = key.removesuffix("_without")
+    title = name[:1].upper() + name[1:] + (" with it in float" if name != key else "")
+    if name == "accuracy":
+        return _Shown(figures(title, "%, training samples"), wording.percent)
+    return _Shown(figures(title, "training samples"), _plain)
+
+
+def _cell(shown: _Shown, value: Any) -> Cell:
+    return Cell("–") if value is None else Cell(shown.write(value))
 
 
 def _latency_table(rows: Rows) -> Table:
@@ -100,10 +114,10 @@ def _layer_row(row: Mapping[str, Any]) -> tuple[Cell, ...]:
     return (
         Cell(first, f"and {len(others)} like it" if others else ""),
         Cell(f"{most[0]} → {most[1]}"),
-        Cell(_ms(whole[0]["ms"]) if whole else "–"),
+        Cell(_plain(whole[0]["ms"]) if whole else "–"),
         Cell(_counts(outputs)),
         Cell(_counts(inputs)),
-        Cell(", ".join(f"{point['reads']} → {point['writes']}: {_ms(point['ms'])}" for point in both) or "–"),
+        Cell(", ".join(f"{point['reads']} → {point['writes']}: {_plain(point['ms'])}" for point in both) or "–"),
     )
 
 
@@ -112,4 +126,4 @@ def _sides(point: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _counts(times: Sequence[tuple[int, float]]) -> str:
-    return ", ".join(f"{count}: {_ms(ms)}" for count, ms in times) or "–"
+    return ", ".join(f"{count}: {_plain(ms)}" for count, ms in times) or "–"

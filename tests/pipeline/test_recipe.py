@@ -165,9 +165,11 @@ goal: 3
             f"a.yaml:13: stages[2]: must be a mapping with the key `stage`, got 'quantize'; allowed: {stages}",
             f"a.yaml:14: stages[3]: `stage: quantise` is unknown; did you mean `quantize`? allowed: {stages}",
             f"a.yaml:15: stages[4]: the key `stage` is missing; allowed: {stages}",
-            "a.yaml:17: stages[5].scheme: must be int8, got 'int4'",
+            "a.yaml:17: stages[5].scheme: must be one of the allowed, got 'int4'; did you mean `int8`? "
+            "allowed: int8, int8_weights, int4_weights",
             "a.yaml:18: stages[5].calibration.samples: must be greater than or equal to 1, got 0",
-            "a.yaml:20: targets[0].precision[0]: must be one of the allowed, got 'fp8'; allowed: fp32, fp16, int8",
+            "a.yaml:20: targets[0].precision[0]: must be one of the allowed, got 'fp8'; "
+            "allowed: fp32, fp16, int8, int8_weights, int4_weights",
             "a.yaml:20: targets[0].threads: must be a whole number, got '1'",
             "a.yaml:21: goal: unknown key; did you mean `goals`? "
             "allowed: name, seed, task, precision, data, teacher, stages, targets, goals",

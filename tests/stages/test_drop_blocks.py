@@ -129,7 +129,7 @@ class TestBudget:
         decision = {"removed": [0, 1, 3], "measured": trial, "trials": [trial]}
         blocks = ("layer1.0", "layer1.1", "layer2.1", "layer3.1")
         order = [
-            Drop(block=block, loss_rise=0.1, correct=0.9, macs_left=0.8, ms_saved=1.0 + number).model_dump()
+            Drop(block=block, loss_rise=0.1, metric=0.9, macs_left=0.8, ms_saved=1.0 + number).model_dump()
             for number, block in enumerate(blocks)
         ]
         (context.checkpoints / "drops.json").write_text(json.dumps(order))

@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from potstill.pipeline.views.decision_tables import decision_table
 from potstill.pipeline.views.fact_tables import fact_tables
@@ -29,19 +30,19 @@ TIMES = LayerTimes(
 FACTS: dict[str, tuple[str, Any, list[str], list[str]]] = {
     "channels": (
         "sensitivity",
-        Sensitivity(layer="conv1", removed=0.25, loss_rise=0.01234, correct=0.9),
+        Sensitivity(layer="conv1", removed=0.25, loss_rise=0.01234, metric=0.9),
         ["Layer", "Channels gone (%)", "Loss rise", "Accuracy (%, training samples)"],
         ["conv1", "25.00", "+0.0123", "90.00"],
     ),
     "blocks": (
         "sensitivity",
-        Drop(block="layer1.1", loss_rise=-0.5, correct=0.75, macs_left=0.82, ms_saved=0.0989),
+        Drop(block="layer1.1", loss_rise=-0.5, metric=0.75, macs_left=0.82, ms_saved=0.0989),
         ["Block", "Loss rise", "Accuracy (%, training samples)", "MACs left (%)", "Saved (ms)"],
         ["layer1.1", "−0.5000", "75.00", "82.00", "0.0989"],
     ),
     "precision": (
         "sensitivity",
-        LayerSensitivity(layer="head", loss_in_int8=0.02, correct_without=0.99),
+        LayerSensitivity(layer="head", loss_in_int8=0.02, metric_without=0.99),
         ["Layer", "Loss by its int8 form", "Accuracy with it in float (%, training samples)"],
         ["head", "+0.0200", "99.00"],
     ),
@@ -79,6 +80,11 @@ FACTS: dict[str, tuple[str, Any, list[str], list[str]]] = {
 }
 
 
+def told(row: BaseModel) -> dict[str, Any]:
+    """As a stage tells it where the task is a classification."""
+    return {key.replace("metric", "accuracy"): value for key, value in row.model_dump(mode="json").items()}
+
+
 def texts(table: Table) -> tuple[list[str], list[str]]:
     heads = [f"{column.title} ({column.unit})" if column.unit else column.title for column in table.columns]
     return heads, [f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in table.rows[0]]
@@ -88,7 +94,7 @@ class TestTables:
     @pytest.mark.parametrize("kind", FACTS)
     def test_have_heads_with_units_and_values_in_them(self, kind: str) -> None:
         name, row, heads, values = FACTS[kind]
-        (table,) = fact_tables({name: [row.model_dump(mode="json")]})
+        (table,) = fact_tables({name: [told(row)]})
         assert texts(table) == (heads, values)
         assert table.note
 
@@ -98,6 +104,18 @@ class TestTables:
         table = decision_table("latency table", [row])
         assert table is not None
         assert texts(table)[1] == ["dw", "16 → 16", "0.160", "12: 0.120, 8: 0.0800", "–", "–"]
+
+    def test_of_another_metric_are_headed_with_its_name(self) -> None:
+        table = decision_table("sensitivity", [{"layer": "conv1", "removed": 0.5, "loss_rise": 0.1, "RMSE": 0.25}])
+        assert table is not None
+        assert texts(table)[0][-1] == "RMSE (training samples)"
+        assert texts(table)[1][-1] == "0.250"
+
+    def test_of_factors_say_kind_and_ranks(self) -> None:
+        row = {"layer": "fc", "kind": "svd", "ranks": [8], "macs_saved": 12345, "loss_rise": 0.1, "accuracy": 0.5}
+        table = decision_table("sensitivity", [row])
+        assert table is not None
+        assert texts(table)[1] == ["fc", "svd", "8", "12,345", "+0.1000", "50.00"]
 
     def test_what_was_not_foretold_is_a_dash(self) -> None:
         table = decision_table("engines timed", [TRIAL.model_copy(update={"predicted": None}).model_dump()])
@@ -114,7 +132,7 @@ class TestTables:
 class TestReports:
     def test_show_them_as_tables_and_never_as_json(self, samples: ModuleType) -> None:
         report = samples.sample_report()
-        facts = {name: [row.model_dump(mode="json")] for name, row, *_ in (FACTS["channels"], FACTS["trials"])}
+        facts = {name: [told(row)] for name, row, *_ in (FACTS["channels"], FACTS["trials"])}
         facts |= {"latency table": [TIMES.model_dump(mode="json")]}
         steps = (*report.steps[:-1], report.steps[-1].model_copy(update={"facts": facts}))
         report = report.model_copy(update={"steps": steps})

@@ -53,10 +53,11 @@ def measured_before(context: Context) -> list[FactorSensitivity]:
     rows = [
         FactorSensitivity(
             layer=layer,
-            factors=Factors(kind="tucker2", ranks=(2, 2)),
+            kind="tucker2",
+            ranks=(2, 2),
             macs_saved=100_000,
             loss_rise=loss_rise,
-            correct=0.5,
+            metric=0.5,
         )
         for layer, loss_rise in (("layer1.0.conv1", 0.0), ("layer1.0.conv2", 0.5))
     ]
