@@ -12,15 +12,13 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stderr
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.quantize_static import quantized_by_onnxruntime
 from potstill.export.audit import audited
 from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine
 from potstill.export.engine import Array
@@ -41,7 +39,6 @@ from potstill.pipeline.networks.shufflenet_v2 import ShuffleNetV2
 from potstill.pipeline.networks.vgg import VGG
 from potstill.pipeline.networks.vit import ViT
 from potstill.pipeline.networks.wrn import WideResNet
-from potstill.pipeline.processor import has_int8_dot_product
 from potstill.stages.factorize import Factorize, Keep
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.quantize import Quantize
@@ -172,7 +169,7 @@ def beside_quantize_static(family: str, cells: Mapping[str, Cell], data: Dataset
         return f"| {family} | no int8 engine of ours | | | | |"
     theirs = folder / "quantize_static.onnx"
     try:
-        quantized_by_onnxruntime(floats.path, theirs, data)
+        quantized_by_onnxruntime(floats.path, theirs, data, samples=len(data.train))
         target = OnnxRuntimeTarget(precision=("int8",))
         (timed,) = compare(target, ours.path, theirs, {1: numpy_inputs(data.example(1))}).comparisons
         audit = _audit(theirs)
@@ -183,36 +180,6 @@ def beside_quantize_static(family: str, cells: Mapping[str, Cell], data: Dataset
         f"| {family} | {timed.ratio:.2f}× ({timed.interval.low:.2f} to {timed.interval.high:.2f}) | "
         f"{_counted(ours.audit)} | {_counted(audit)} | {distances[0]} | {distances[1]} |"
     )
-
-
-def quantized_by_onnxruntime(floats: Path, file: Path, data: Dataset) -> None:
-    """The fp32 engine's model by ONNX Runtime's recommended steps: pre-process, then quantize per channel as Q/DQ."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Samples(CalibrationDataReader):
-        """The training samples, one batch after another."""
-
-        def __init__(self) -> None:
-            self._batches = data.train.batches(data.batch_size)
-
-        def get_next(self) -> Any:
-            batch = next(self._batches, None)
-            return None if batch is None else numpy_inputs(batch.inputs)
-
-    prepared = file.with_suffix(".prepared.onnx")
-    with redirect_stderr(StringIO()):
-        quant_pre_process(str(floats), str(prepared))
-        quantize_static(
-            str(prepared),
-            str(file),
-            Samples(),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=not has_int8_dot_product(),  # 7 bits there, as ours
-        )
 
 
 def _audit(file: Path) -> Audit:
