@@ -174,6 +174,8 @@ class Quantize(Stage, frozen=True, extra="forbid"):
         """A model is quantized once."""
         if self.is_quantized_by(earlier):
             return "the model is already quantized by an earlier `quantize` stage; keep one of them"
+        if self.scheme != "int8" and any(stage.stage == "sparsify" for stage in earlier):
+            return f"the grids of {self.scheme} do not hold the zeros of `sparsify`; take `scheme: int8`, or drop one"
         return None
 
     def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -256,6 +256,11 @@ class TestPartsThatDoNotFit:
             ("scheme: int4_weights, weight_bits: 8", "`weight_bits` is for `scheme: int8`; int4_weights says it"),
             ("scheme: int8_weights, learn_steps: true", "`learn_steps` is for `scheme: int8`; the grids of"),
             ("scheme: int8_weights, calibration: {method: mse}", "which int8_weights leaves in float"),
+            ("scheme: int8_weights, grids: symmetric", "`grids` are those of activations, which int8_weights leaves"),
+            (
+                "scheme: int4_weights, learn_steps: true",
+                "`learn_steps` is for `scheme: int8`; the grids of int4_weights",
+            ),
         ],
     )
     def test_settings_of_another_scheme_are_refused(self, settings: str, problem: str, written: Path) -> None:

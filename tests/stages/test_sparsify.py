@@ -140,12 +140,23 @@ class TestExport:
             exported(marked, "fp32", data.example(), METADATA)
 
 
-def test_a_stage_that_would_lose_the_zeros_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "problem"),
+    [
+        (
+            "{stage: prune, keep: {macs: 0.5}}",
+            "`prune` does not keep the zeros of `sparsify`; put `sparsify` behind it",
+        ),
+        ("{stage: cluster}", "`cluster` does not keep the zeros of `sparsify`; keep one of the two"),
+        ("{stage: quantize, scheme: int4_weights}", "the grids of int4_weights do not hold the zeros of `sparsify`"),
+    ],
+)
+def test_a_stage_that_would_lose_the_zeros_is_refused(stage: str, problem: str, tmp_path: Path) -> None:
     recipe = tmp_path / "a.yaml"
     recipe.write_text(
         "name: a\ndata: {source: digits}\nteacher: {model: {name: resnet, depth: 8}}\n"
-        "stages:\n  - {stage: train, epochs: 1}\n  - stage: sparsify\n  - {stage: prune, keep: {macs: 0.5}}\n"
-        "targets: [{runtime: onnxruntime}]\n"
+        f"stages:\n  - {{stage: train, epochs: 1}}\n  - stage: sparsify\n  - {stage}\n"
+        "targets: [{runtime: onnxruntime, precision: [fp32, int8, int4_weights]}]\n"
     )
-    with pytest.raises(RecipeError, match=r"a.yaml:7: stages\[2\]: `prune` does not keep the zeros of `sparsify`"):
+    with pytest.raises(RecipeError, match=f"a.yaml:7: stages.2.: {problem}"):
         load_recipe(recipe)
