@@ -37,7 +37,6 @@ MODEL_CODE = (
         f"pipeline.{name}"
         for name in (
             "artifact",
-            "attention",
             "augmentation",
             "blueprint",
             "bottleneck",
@@ -59,6 +58,7 @@ MODEL_CODE = (
             "teacher",
             "teacher_cache",
             "training",
+            "written_out",
         )
     ),
 )

@@ -15,8 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx, nn
 
-from .attention import write_out_attention
 from .errors import ModelError
+from .written_out import write_out
 
 ACTIVATION_LEVELS = 255
 
@@ -94,7 +94,7 @@ class Quantization(BaseModel):
 
 
 def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The model's eval-mode graph over aten operators, with a dynamic batch and its attention written out.
+    """The model's eval-mode graph over aten operators, with a dynamic batch, its attention and SiLUs written out.
 
     Raises ModelError when torch.export cannot follow the model.
     """
@@ -114,7 +114,7 @@ def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
             "Mend: no Python branches on tensor values and no batch size written into the code; "
             "`torch.export.export(model, inputs)` shows the whole message."
         ) from error
-    write_out_attention(graph)
+    write_out(graph)
     return graph
 
 

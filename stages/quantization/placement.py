@@ -2,8 +2,9 @@
 
 The rules are those of its QDQ fusion (onnxruntime/core/optimizer/qdq_transformer): a convolution becomes QLinearConv
 when its input, its weight and its output, or that of the ReLU behind it, each sit behind one quantizer; an addition or
-product becomes QLinearAdd or QLinearMul when both inputs and the output do. Hard-swish, SiLU, GELU and LayerNorm have
-no integer kernel: they run in float between two quantizers, and the layers around them stay in int8.
+product becomes QLinearAdd or QLinearMul when both inputs and the output do, a sigmoid QLinearSigmoid, a SiLU both of
+these. Hard-swish, GELU and LayerNorm have no integer kernel: they run in float between two quantizers, and the layers
+around them stay in int8.
 """
 
 from collections.abc import Collection, Sequence

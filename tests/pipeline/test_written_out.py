@@ -1,4 +1,4 @@
-"""Facts about attention that a captured graph holds as one operator."""
+"""Facts about attention and SiLUs that a captured graph would hold as one operator."""
 
 from typing import Any
 
@@ -84,3 +84,14 @@ def test_both_products_of_multihead_attention_are_quantized() -> None:
 
     found = place(capture(Model(), {"x": torch.randn(3, 6, 8)})).activations
     assert {"attention:linear", "attention:softmax", "attention:matmul#1"} <= set(found)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_silu_written_out_equals_the_one_operator_and_is_quantized_inside(inplace: bool) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(inplace=inplace)).eval(), torch.randn(2, 3, 5, 5)
+    graph = capture(model, {"x": x})
+    assert [operator_name(node) for node in graph.graph.nodes if operator_name(node)] == ["conv2d", "sigmoid", "mul"]
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), model(x))
+    assert place(graph).activations == ("input:0", "0:conv2d", "1:sigmoid", "1:mul")
