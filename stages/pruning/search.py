@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...pipeline.blueprint import Resize, layer_sizes
 from ...pipeline.cost import macs_by_layer, num_parameters
 from .blocks import Block
-from .channels import Kept, cut
+from .channels import CutError, Kept, cut
 from .groups import Grouping, kept_channels
 
 
@@ -85,7 +85,14 @@ class Search:
         gone = [self.blocks[position] for position in positions]
         kept = kept_channels(self.model, ((block.group, block.units) for block in gone))
         model, edit = cut(self.model, kept)
-        return Cut(model, edit, kept, cost(model, self._inputs, self.grouping.outputs))
+        try:
+            costs = cost(model, self._inputs, self.grouping.outputs)
+        except Exception as error:
+            raise CutError(
+                f"the cut network does not run, as where code holds sizes: {error}. "
+                "Mend: `ignore` the layers that this code is about"
+            ) from error
+        return Cut(model, edit, kept, costs)
 
     def smallest(self, measure: str, share: float) -> Cut | None:
         """The cut of the fewest blocks whose `measure` is at most `share` of the uncut model's; None if none is."""

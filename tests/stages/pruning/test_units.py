@@ -299,6 +299,21 @@ class OfLibraries(nn.Module):
         return self.project(found.reshape(batch, tokens, self.all_head_size if self.joined == "attribute" else width))
 
 
+class OfOneWidth(nn.Module):
+    """Attention whose heads' width is one attribute for queries, keys and values, as transformers' encoders have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.scaling = 4, 0.5
+        self.query, self.key, self.value, self.project = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], -1, self.width)
+        query, key, value = (layer(x).view(shape).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        found = ((query @ key.transpose(-2, -1) * self.scaling).softmax(-1) @ value).transpose(1, 2)
+        return self.project(found.reshape(*x.shape[:-1], -1))
+
+
 class BiasedByHead(nn.Module):
     """Scores with a learned bias for each head."""
 
@@ -365,6 +380,15 @@ class TestHeads:
         grouping = proven(model, image(5, 4))
         counted = {group.name: group.counted for group in grouping.groups}
         assert counted["1.qkv"] == (Counted("1.head_dim", 4, 1), Counted("1.all_head_size", 12, 3))
+
+    def test_of_one_width_for_queries_and_values_lose_it_in_both(self) -> None:
+        model = seeded(OfOneWidth)
+        (group,) = (each for each in proven(model, image(5, 12)).groups if each.counted)
+        assert group.counted == (Counted("width", 4, 1),)
+        assert set(group.layers) == {"query", "key", "value"}
+        pruned, edit = cut(model, kept_channels(model, [(group, [1])]))
+        assert edit.attributes == {"width": 3}
+        assert {pruned.get_submodule(layer).out_features for layer in group.layers} == {9}
 
     def test_whose_joined_width_is_that_of_the_stream_stay(self) -> None:
         model = seeded(lambda: nn.Sequential(nn.Linear(4, 12), OfLibraries(joined="stream")))
