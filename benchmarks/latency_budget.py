@@ -32,7 +32,7 @@ from potstill.pipeline.models import load_weights
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.seeding import seeded
 from potstill.pipeline.teacher import Teacher
-from potstill.pipeline.training import accuracy
+from potstill.pipeline.training import metric_of
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning.blocks import Scope
 from potstill.stages.pruning.importance import Criterion
@@ -70,7 +70,7 @@ class Comparison:
 
     def accuracy(self, artifact: Artifact) -> float:
         """On the test split, in per cent."""
-        return 100 * accuracy(artifact.model, self.data.test, self._context())
+        return 100 * metric_of(artifact.model, self.data.test, self._context())
 
     def macs_left(self, artifact: Artifact) -> float:
         """As a share of the uncut network's."""

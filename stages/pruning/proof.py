@@ -40,7 +40,7 @@ def silenced(model: nn.Module, kept: Kept) -> nn.Module:
             normalizes = isinstance(layer, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm))
             if normalizes:
                 narrow = _narrow(layer, channels.written, groups_left(size, channels, path))
-                layer.register_forward_hook(_normed_alone(narrow, channels.written))
+                layer.register_forward_hook(_normed_alone(narrow, size.out_channels, channels.written))
             else:
                 layer.register_forward_hook(_written_mask(layer, channels.written))
         if len(channels.read) < size.in_channels:
@@ -77,14 +77,20 @@ def _narrow(norm: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm, kept: tuple[int, ...
     return narrow
 
 
-def _normed_alone(narrow: nn.Module, kept: tuple[int, ...]) -> Callable[..., Tensor]:
+def _normed_alone(narrow: nn.Module, width: int, kept: tuple[int, ...]) -> Callable[..., Tensor]:
     def normed(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         narrow.to(output.dtype)
-        dim = 1 if isinstance(narrow, nn.GroupNorm) else output.ndim - 1
+        dim = _normed_dim(narrow, width, output)
         where = torch.tensor(kept)
         return torch.zeros_like(output).index_copy(dim, where, narrow(arguments[0].index_select(dim, where)))
 
     return normed
+
+
+def _normed_dim(norm: nn.Module, width: int, output: Tensor) -> int:
+    """The last one, or the second of maps (N, C, …): of a GroupNorm, and of a LayerNorm that is written for maps."""
+    for_maps = type(norm) not in (nn.LayerNorm, nn.RMSNorm) and output.ndim == 4 and output.shape[1] == width
+    return 1 if isinstance(norm, nn.GroupNorm) or for_maps else output.ndim - 1
 
 
 def _written_mask(layer: nn.Module, kept: tuple[int, ...]) -> Callable[..., Tensor]:
@@ -181,6 +187,6 @@ def _dtype(model: nn.Module, inputs: Mapping[str, Tensor]) -> torch.dtype:
     batch = next(_two_batches(inputs, torch.float64))
     try:
         deepcopy(model).eval().double()(*batch)
-    except RuntimeError:
+    except Exception:  # whatever its code raises, such as for a constant in float32
         return torch.float32
     return torch.float64

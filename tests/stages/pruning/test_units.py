@@ -230,6 +230,13 @@ class TestOperators:
         assert units(grouping) == {"0": 8}
         assert reasons(grouping) == ""
 
+    @pytest.mark.parametrize("size", [6, 8], ids=["another width", "as wide as it has channels"])
+    def test_a_norm_of_maps_loses_any_channels(self, size: int) -> None:
+        pooled = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+        grouping = of_module(nn.Sequential(nn.Conv2d(1, 8, 1), NormOfMaps(8), *pooled), 1, size, size)
+        assert units(grouping) == {"0": 8}
+        assert reasons(grouping) == ""
+
     @pytest.mark.parametrize(("groups", "expected"), [(4, 2), (1, 8), (8, 8)])
     def test_norms_of_groups_lose_as_many_channels_of_each(self, groups: int, expected: int) -> None:
         pooled = (nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3))
@@ -297,6 +304,13 @@ class OfLibraries(nn.Module):
         query, key, value = qkv.unbind(0)
         found = (((query * self.scale) @ key.transpose(-2, -1)).softmax(-1) @ value).transpose(1, 2)
         return self.project(found.reshape(batch, tokens, self.all_head_size if self.joined == "attribute" else width))
+
+
+class NormOfMaps(nn.LayerNorm):
+    """A LayerNorm over the channels of maps (N, C, H, W), as libraries of ConvNeXts have it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class OfOneWidth(nn.Module):
