@@ -105,9 +105,12 @@ class TestInt8:
         assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 4
         assert operators["MatMul"] == 0
 
-    def test_squeeze_and_excite_multiplies_in_int8(self, calibrated_engine: Callable[[str], BuiltEngine]) -> None:
+    def test_squeeze_and_excite_and_silu_multiply_in_int8(
+        self, calibrated_engine: Callable[[str], BuiltEngine]
+    ) -> None:
         operators = Counter(node.op_type for node in optimized(calibrated_engine("efficientnet").path).graph.node)
-        assert (operators["QLinearMul"], operators["QLinearSigmoid"]) == (2, 2)
+        silus, gates = 8, 2
+        assert (operators["QLinearMul"], operators["QLinearSigmoid"]) == (silus + gates, silus + gates)
         assert operators["QLinearGlobalAveragePool"] == 3
 
 
