@@ -126,6 +126,8 @@ class Prune(Stage, frozen=True, extra="forbid"):
         # Which channels a budget of latency takes is known once engines are timed, after this training.
         measure = "macs" if self.keep.measure == "latency" else self.keep.measure
         cut = search.fewest(measure, self.keep.share)
+        if cut is None and (measure == self.keep.measure or not ordered):
+            raise StageError(self._out_of_reach(search, self.keep.share))  # before the training, not behind it
         doomed = len(ordered) if cut is None else cut
         trained = recover(
             artifact,

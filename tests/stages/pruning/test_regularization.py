@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Batch, Dataset
-from potstill.pipeline.errors import RecipeError
+from potstill.pipeline.errors import RecipeError, StageError
 from potstill.pipeline.recipe import load_recipe
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import Moment, Objective
@@ -117,6 +117,25 @@ def test_the_share_of_all_blocks_and_what_they_leave_is_the_whole(
         < norm_share(model, [each for each in ordered if each.group is ordered[0].group])
         < 1
     )
+
+
+@pytest.mark.parametrize(
+    ("keep", "round_to", "problem"),
+    [
+        ({"macs": 0.01}, 4, r"cannot get down to 1\.0% of the macs"),
+        ({"latency": 0.5}, 512, "no layer that can be pruned has more than `round_to: 512` channels"),
+    ],
+    ids=["too small a budget", "nothing to cut"],
+)
+def test_a_cut_that_cannot_be_made_is_refused_before_the_training(
+    keep: dict[str, float], round_to: int, problem: str, new_artifact: NewArtifact, new_context: NewContext
+) -> None:
+    artifact = new_artifact()
+    context = new_context(Teacher(artifact))
+    stage = Prune(keep=Budget(**keep), round_to=round_to, regularize=Regularization(epochs=1))
+    with pytest.raises(StageError, match=problem):
+        stage.run(artifact, context)
+    assert not context.journal.curve
 
 
 def test_is_refused_behind_quantization(tmp_path: Path) -> None:
