@@ -50,4 +50,5 @@ def judged(model: Callable[..., Tensor], samples: Sequence[Batch], context: Cont
 def told(rows: Iterable[BaseModel], context: Context) -> list[JsonValue]:
     """Rows for the report, with the task's own word where they say `metric`."""
     word = context.task.metric.name
-    return [{key.replace("metric", word): value for key, value in row.model_dump(mode="json").items()} for row in rows]
+    dumped = (row.model_dump(mode="json", exclude_none=True) for row in rows)
+    return [{key.replace("metric", word): value for key, value in row.items()} for row in dumped]

@@ -145,7 +145,11 @@ def _by_loss(
         LayerSensitivity(layer=layer, loss_in_int8=all_int8 - found.loss, metric_without=found.metric)
         for layer, found in alone.items()
     ]
-    return tuple(sensitivity), tuple(_returned(artifact, sensitivity, all_int8 - whole, limit, in_int8, context))
+
+    def rise_with(floats: Collection[str]) -> float:
+        return in_int8(floats).loss - whole
+
+    return tuple(sensitivity), tuple(_returned(artifact, sensitivity, all_int8 - whole, limit, rise_with, context))
 
 
 def _returned(
@@ -153,7 +157,7 @@ def _returned(
     sensitivity: Sequence[LayerSensitivity],
     rise: float,
     limit: float,
-    in_int8: Callable[[Collection[str]], Judgement],
+    rise_with: Callable[[Collection[str]], float],
     context: Context,
 ) -> Iterator[Returned]:
     """Layers, the one whose return helps most first, until the loss has risen by no more than `limit`.
@@ -164,18 +168,15 @@ def _returned(
     neighbours = _neighbours(artifact, [each.layer for each in sensitivity], context)
     gains = {each.layer: each.loss_in_int8 for each in sensitivity}
     floats: list[str] = []
-    loss = in_int8(()).loss
     while rise > limit and gains:
         layer = max(gains, key=lambda each: gains[each])
         gain = gains.pop(layer)
-        yield Returned(
-            layer=layer, reason=f"the loss is {rise:.4f} above the float model's, {gain:.4f} of it by this layer"
-        )
+        reason = f"the loss is {rise:.4f} above the float model's, {gain:.4f} of it by this layer"
+        yield Returned(layer=layer, reason=reason)
         floats.append(layer)
-        before, loss = loss, in_int8(floats).loss
-        rise += loss - before
+        rise = rise_with(floats)
         for other in neighbours[layer] & gains.keys():
-            gains[other] = loss - in_int8([*floats, other]).loss
+            gains[other] = rise - rise_with([*floats, other])
 
 
 def _neighbours(artifact: Artifact, layers: Sequence[str], context: Context) -> dict[str, set[str]]:
