@@ -26,6 +26,7 @@ from potstill.export.latency import compare
 from potstill.export.measurement import Audit, Comparison
 from potstill.export.parity import numpy_inputs
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget, optimized
+from potstill.export.target import EngineFile
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset
@@ -158,7 +159,9 @@ def built(family: str, artifact: Artifact, data: Dataset, folder: Path) -> Itera
             yield Cell(family, variant, None, None, str(error).splitlines()[0])
             continue
         float_engine = float_engine or engine
-        (comparison,) = compare(target, engine.path, float_engine.path, inputs).comparisons
+        (comparison,) = compare(
+            EngineFile(target, engine.path), EngineFile(target, float_engine.path), inputs
+        ).comparisons
         yield Cell(family, variant, engine, comparison)
 
 
@@ -171,7 +174,9 @@ def beside_quantize_static(family: str, cells: Mapping[str, Cell], data: Dataset
     try:
         quantized_by_onnxruntime(floats.path, theirs, data, samples=len(data.train))
         target = OnnxRuntimeTarget(precision=("int8",))
-        (timed,) = compare(target, ours.path, theirs, {1: numpy_inputs(data.example(1))}).comparisons
+        (timed,) = compare(
+            EngineFile(target, ours.path), EngineFile(target, theirs), {1: numpy_inputs(data.example(1))}
+        ).comparisons
         audit = _audit(theirs)
     except Exception as error:  # whatever their tool raises is the row's content
         return f"| {family} | quantize_static: {type(error).__name__}: {str(error).splitlines()[0][:80]} | | | | |"

@@ -24,6 +24,7 @@ from potstill.export.measurement import Comparison
 from potstill.export.onnx_file import OUTPUT
 from potstill.export.parity import numpy_inputs
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
+from potstill.export.target import EngineFile
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.journal import Journal
@@ -87,7 +88,9 @@ def _engine(plan: Plan, artifact: Artifact, recovery: Recovery | None, folder: P
 
 
 def _timed(candidate: Path, baseline: Path, data: Dataset) -> Comparison:
-    (comparison,) = compare(TARGET, candidate, baseline, {1: numpy_inputs(data.example(1))}).comparisons
+    (comparison,) = compare(
+        EngineFile(TARGET, candidate), EngineFile(TARGET, baseline), {1: numpy_inputs(data.example(1))}
+    ).comparisons
     return comparison
 
 

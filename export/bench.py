@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from ..pipeline.artifact import Artifact
 from ..pipeline.bench import Beside
 from ..pipeline.data import Dataset
+from ..pipeline.errors import ExportError
 from ..pipeline.progress import Progress, Silent
 from ..pipeline.side_by_side import Part
 from .engine import Array
 from .latency import compare
 from .latency_table import LatencyTable
-from .onnx_file import OnnxMetadata, exported, exported_layer
+from .onnx_file import OnnxMetadata, exported_layer
 from .parity import numpy_inputs
 from .part_times import Placed, part_times_ms
-from .target import FLOAT, INT8, Target
+from .target import FLOAT, INT8, EngineFile, OnnxTarget, Source, Target
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class TargetBench:
             for name, layer in (("baseline", baseline), ("candidate", candidate)):
                 folder = Path(scratch) / name
                 folder.mkdir()
-                files.append(self.target.build(exported_layer(layer, batch), FLOAT, folder))
+                files.append(self._onnx_target.build(exported_layer(layer, batch), FLOAT, folder))
             return self._timed(files[0], files[1], numpy_inputs(batch))
 
     def part_ms(self, parts: Sequence[Part], placed: Placed | None) -> list[float]:
@@ -73,10 +74,19 @@ class TargetBench:
             self.progress.say(
                 f"times {len(missing)} layers or blocks by themselves for the latency table ({self.label})"
             )
-            measured = dict(zip(missing, part_times_ms(self.target, missing, placed), strict=True))
+            measured = dict(zip(missing, part_times_ms(self._onnx_target, missing, placed), strict=True))
             table.add(measured)
             known |= {part.key: ms for part, ms in measured.items()}
         return [known[part.key] for part in parts]
+
+    @property
+    def _onnx_target(self) -> OnnxTarget:
+        if isinstance(self.target, OnnxTarget):
+            return self.target
+        raise ExportError(
+            f"{self.target.label} cannot time single layers, which a stage of this recipe asks of the first target: "
+            "put one first whose engines are built from ONNX, such as onnxruntime"
+        )
 
     @property
     def _batch(self) -> int:
@@ -86,10 +96,12 @@ class TargetBench:
         folder.mkdir()
         precision = FLOAT if artifact.quantization is None else artifact.quantization.scheme
         metadata = OnnxMetadata(recipe_hash="", stage="bench", classes=self.data.classes)
-        return self.target.build(exported(artifact, precision, self.data.example(), metadata), precision, folder)
+        source = Source(artifact=artifact, data=self.data, metadata=metadata)
+        return self.target.make(source, precision, folder).file
 
     def _timed(self, baseline: Path, candidate: Path, inputs: Mapping[str, Array]) -> Beside:
-        (comparison,) = compare(self.target, candidate, baseline, {self._batch: inputs}).comparisons
+        new, base = (EngineFile(self.target, file) for file in (candidate, baseline))
+        (comparison,) = compare(new, base, {self._batch: inputs}).comparisons
         return Beside(
             ratio=comparison.ratio,
             low=comparison.interval.low,
@@ -97,6 +109,6 @@ class TargetBench:
             verdict=comparison.verdict,
             baseline_ms=comparison.baseline.p50_ms,
             candidate_ms=comparison.candidate.p50_ms,
-            baseline_bytes=baseline.stat().st_size,
-            candidate_bytes=candidate.stat().st_size,
+            baseline_bytes=base.num_bytes,
+            candidate_bytes=new.num_bytes,
         )

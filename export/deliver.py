@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,20 +19,14 @@ from ..pipeline.files import write_atomically
 from ..pipeline.fingerprints import fingerprint, sha256_of
 from ..pipeline.task import Task
 from .audit import demand_share, without_float_layers
-from .codebooks import with_floats
 from .diagnosis import diagnosis
 from .engine import Array
-from .half import in_half
 from .latency import compare
 from .measurement import Audit, Comparison, EngineMeasurement, OperatorTime, Parity, Value
-from .onnx_file import OUTPUT, OnnxMetadata, exported
+from .onnx_file import OUTPUT, OnnxMetadata
 from .parity import demand_parity, numpy_inputs, parity_of
-from .proof import measured_ranges
 from .scores import Values, paired_change, score_of
-from .target import HALF, QUANTIZED, Target
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+from .target import EngineFile, Source, Target
 
 __all__ = [
     "BuiltEngine",
@@ -63,7 +57,10 @@ class BuiltEngine(Value):
     file: str
     """The name of the engine's file in the folder."""
     sha256: str
+    beside: dict[str, str] = Field(default_factory=dict[str, str])
+    """The sha256 of the files beside it that it cannot be opened without, by their names."""
     file_bytes: int
+    """Of all of them."""
     parity: Parity
     audit: Audit | None
     remarks: tuple[str, ...] = ()
@@ -102,25 +99,28 @@ def build_engine(
     when less than the target's `min_int8_share` of a quantized engine runs so.
     """
     label = f"{target.label} {precision}"
-    model, kept = _exported(artifact, precision, data, metadata)
-    file = target.build(model, precision, folder)
+    made = target.make(Source(artifact=artifact, data=data, metadata=metadata), precision, folder)
+    file = made.file
     with target.open(file) as engine:
         parity = parity_of(engine, artifact, data, precision)
     demand_parity(parity, f"{metadata.stage}, {label}")
-    audit = None
-    if precision in QUANTIZED and artifact.quantization is not None:
-        audit = without_float_layers(target.audit(file), artifact.quantization.float_layers)
+    audit = target.audit(file, precision)
+    if audit is not None:
+        if artifact.quantization is not None:
+            audit = without_float_layers(audit, artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
+    hashes = {each.name: sha256_of(each) for each in target.files_of(file)}
     built = BuiltEngine(
         folder=folder,
         label=label,
         precision=precision,
         file=file.name,
-        sha256=sha256_of(file),
-        file_bytes=file.stat().st_size,
+        sha256=hashes.pop(file.name),
+        beside=hashes,
+        file_bytes=EngineFile(target, file).num_bytes,
         parity=parity,
         audit=audit,
-        remarks=(*target.remarks(file, precision), *kept),
+        remarks=(*target.remarks(file, precision), *made.remarks),
     )
     write_atomically(folder / RECORD, built.model_dump_json(indent=1).encode())
     return built
@@ -130,20 +130,7 @@ def rehearse_engine(artifact: Artifact, target: Target, precision: str, data: Da
     """Build the engine of an untrained artifact and drop it: ExportError when a trained one could not be built."""
     metadata = OnnxMetadata(recipe_hash="", stage="check", classes=data.classes)
     with TemporaryDirectory() as folder:
-        model, _ = _exported(artifact, precision, data, metadata)
-        target.build(model, precision, Path(folder))
-
-
-def _exported(
-    artifact: Artifact, precision: str, data: Dataset, metadata: OnnxMetadata
-) -> "tuple[ModelProto, tuple[str, ...]]":
-    """The artifact as ONNX, and what of it is not in the precision that was asked for."""
-    model = exported(artifact, precision, data.example(), metadata)
-    if precision != HALF:
-        return model, ()
-    model = with_floats(model)
-    half = in_half(model, "fp16", measured_ranges(model, data))
-    return half.model, half.in_words()
+        target.make(Source(artifact=artifact, data=data, metadata=metadata), precision, Path(folder))
 
 
 @dataclass(frozen=True)
@@ -172,7 +159,8 @@ def measure_engine(
 
     `file` is what the report calls the engine's file.
     """
-    timing = compare(target, built.path, baseline.path, {batch: _inputs(data, batch) for batch in target.batch})
+    inputs = {batch: _inputs(data, batch) for batch in target.batch}
+    timing = compare(EngineFile(target, built.path), EngineFile(target, baseline.path), inputs)
     values = _values(built, target, data, task)
     engine = EngineMeasurement(
         target=built.label,
@@ -195,7 +183,8 @@ def measure_engine(
 def compare_engines(built: BuiltEngine, before: BuiltEngine, target: Target, data: Dataset) -> Comparison:
     """An engine timed in turns with the one of the step before, at the target's first batch size."""
     batch = target.batch[0]
-    return compare(target, built.path, before.path, {batch: _inputs(data, batch)}).comparisons[0]
+    new, old = (EngineFile(target, engine.path) for engine in (built, before))
+    return compare(new, old, {batch: _inputs(data, batch)}).comparisons[0]
 
 
 def diagnose(

@@ -19,6 +19,8 @@ class EngineDescription(BaseModel):
     provider: str
     inputs: dict[str, tuple[int | None, ...]]
     """Shapes by name; None is a free dimension."""
+    input_types: dict[str, str]
+    """As NumPy names them, such as ``float32``."""
     outputs: dict[str, tuple[int | None, ...]]
     operators: dict[str, int]
     """How many of each the optimised graph holds."""
@@ -42,7 +44,18 @@ class Engine(Protocol):
         ...
 
     def timed(self, count: int) -> NDArray[np.float64]:
-        """Seconds of each of `count` runs, one after the other, on what was bound."""
+        """Seconds of each of `count` runs, one after the other, on what was bound, by the host's clock.
+
+        Each ends when its outputs are there: on a GPU, the host waits for them.
+        """
+        ...
+
+    def device_timed(self, count: int) -> NDArray[np.float64] | None:
+        """Likewise by the device's own clock, from before its first kernel to behind its last; None on the CPU."""
+        ...
+
+    def device_memory_bytes(self) -> int | None:
+        """What the engine holds of the GPU's memory, its buffers included; None on the CPU."""
         ...
 
     def describe(self) -> EngineDescription:

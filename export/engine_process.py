@@ -93,6 +93,15 @@ class EngineProcess:
         """Seconds of each of `count` runs."""
         return np.array(self._ask(do="time", engine=engine, count=count)["seconds"])
 
+    def device_timed(self, count: int, engine: int = 0) -> NDArray[np.float64] | None:
+        """Seconds of each of `count` runs by the device's own clock; None on the CPU."""
+        seconds = self._ask(do="device_time", engine=engine, count=count)["seconds"]
+        return None if seconds is None else np.array(seconds)
+
+    def device_memory_bytes(self, engine: int = 0) -> int | None:
+        """What an engine holds of the GPU's memory; None on the CPU."""
+        return cast(int | None, self._ask(do="memory", engine=engine)["device_bytes"])
+
     def peak_memory_bytes(self) -> int | None:
         """Of the whole process so far; None where the system does not tell."""
         return cast(int | None, self._ask(do="memory")["peak_bytes"])

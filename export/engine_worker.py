@@ -57,8 +57,12 @@ def _obey(engines: Sequence[Engine], command: dict[str, Any]) -> dict[str, JsonV
             # The other engine ran before: one untimed run brings the caches back.
             engine.timed(1)
             return {"seconds": engine.timed(command["count"]).tolist()}
+        case "device_time":
+            engine.timed(1)
+            seconds = engine.device_timed(command["count"])
+            return {"seconds": None if seconds is None else seconds.tolist()}
         case "memory":
-            return {"peak_bytes": peak_memory_bytes()}
+            return {"peak_bytes": peak_memory_bytes(), "device_bytes": engine.device_memory_bytes()}
         case unknown:
             raise AssertionError(f"unknown command {unknown}")
 

@@ -13,7 +13,7 @@ from .engine import Array
 from .engine_process import EngineProcess
 from .measurement import Comparison
 from .resampling import compared
-from .target import Target
+from .target import EngineFile, Target
 
 WARM_UP_SECONDS = 0.2
 """First calls allocate and choose kernels, and an idle processor takes a while to raise its clock."""
@@ -44,16 +44,13 @@ class Timing:
     """Of the candidate's process."""
 
 
-def compare(
-    target: Target, candidate: Path, baseline: Path, inputs_by_batch: Mapping[int, Mapping[str, Array]]
-) -> Timing:
-    """Time the engine file `candidate` beside `baseline`; with the same file for both it is an A/A run.
+def compare(candidate: EngineFile, baseline: EngineFile, inputs_by_batch: Mapping[int, Mapping[str, Array]]) -> Timing:
+    """Time the engine `candidate` beside `baseline`; with the same file for both it is an A/A run.
 
     Raises ExportError when a process dies.
     """
     with ExitStack() as stack:
-        base = stack.enter_context(EngineProcess(target, baseline))
-        new = stack.enter_context(EngineProcess(target, candidate))
+        base, new = (stack.enter_context(EngineProcess(each.target, each.path)) for each in (baseline, candidate))
         comparisons: list[Comparison] = []
         for batch, inputs in inputs_by_batch.items():
             for process in (base, new):

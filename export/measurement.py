@@ -185,13 +185,16 @@ class Parity(Value):
     """The rule in words."""
 
 
+LayerType = Literal["int8", "int8_weights", "int4_weights", "fp8", "fp16", "bf16", "float"]
+
+
 class LayerPrecision(Value):
     """In which precision a runtime runs one layer."""
 
     name: str
     kind: str
     """The ONNX operator of the layer as exported, such as ``Conv``."""
-    precision: Literal["int8", "int8_weights", "int4_weights", "float"]
+    precision: LayerType
     macs: int
     """For one sample."""
     reason: str
@@ -204,12 +207,93 @@ class Audit(Value):
     """What became of every convolution and linear layer when the runtime had optimised the graph."""
 
     layers: tuple[LayerPrecision, ...]
-    precision: Literal["int8", "int8_weights", "int4_weights"] = "int8"
+    precision: LayerType = "int8"
     """What the engine was built for."""
     int8_share: float
     """Of all multiply-accumulates, what runs in that precision."""
     min_int8_share: float | None
     """What the target demands of the layers that are not in float on purpose; None where it demands nothing."""
+
+
+class DeviceState(Value):
+    """What a GPU tells of itself at one moment; None where it does not tell."""
+
+    sm_clock_mhz: int | None
+    max_sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    throttling: tuple[str, ...]
+    """Why its clock is held back, such as ``power cap``; empty where it is not."""
+
+
+class NotMeasured(Value):
+    """A number that could not be taken, and why."""
+
+    reason: str
+
+
+class Energy(Value):
+    """What one sample costs, over a long row of single queries."""
+
+    source: Literal["NVML", "RAPL"]
+    """NVIDIA's counter of the whole GPU, or Intel's of the processor's packages."""
+    millijoules: float
+    """For one sample, with what the idle device takes subtracted."""
+    idle_w: float
+    busy_w: float
+    seconds: float
+    samples: int
+
+
+class OfflinePoint(Value):
+    """Throughput at one batch size."""
+
+    batch: int
+    throughput: float
+    """Samples a second."""
+    interval: Interval
+
+
+class Offline(Value):
+    """MLPerf's offline scenario: all samples are there at once, in batches of the best size."""
+
+    best: OfflinePoint
+    sweep: tuple[OfflinePoint, ...]
+    """By rising batch size."""
+    knee: int
+    """The smallest batch size that reaches nine tenths of the best throughput."""
+
+
+class ServerTrial(Value):
+    """Queries that arrive by chance at one rate, and how long the slowest of them waited."""
+
+    rate: float
+    """Queries a second, one sample each."""
+    queries: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    """From a query's arrival to its answer."""
+    met: bool
+
+
+class Server(Value):
+    """MLPerf's server scenario: queries arrive by a Poisson process, and one engine answers them in turn."""
+
+    bound_ms: float
+    """That the p99 has to meet."""
+    best: ServerTrial | None
+    """At the highest rate that meets it, replayed for a longer time; None where none does."""
+    trials: tuple[ServerTrial, ...]
+
+
+class Ranked(Value):
+    """A final engine in the row of all of them, timed in turns at the first batch size that they share."""
+
+    target: str
+    comparison: Comparison
+    """Beside the fastest one; the fastest is compared with itself."""
 
 
 class EngineMeasurement(Value):
@@ -235,3 +319,14 @@ class EngineMeasurement(Value):
     """None for engines that were not asked for int8."""
     remarks: tuple[str, ...] = ()
     """What the engine's precision alone would not tell."""
+    device_latency: tuple[Latency, ...] = ()
+    """One a batch size, by the device's own clock; empty on CPUs, whose only clock is the host's."""
+    device_memory_bytes: int | None = None
+    """What the engine holds of the GPU's memory; None on CPUs."""
+    device_states: tuple[DeviceState, DeviceState] | None = None
+    """Before and after the timing; None on CPUs."""
+    energy: Energy | NotMeasured | None = None
+    """None in reports of older versions."""
+    offline: Offline | None = None
+    """None where the target does not ask for it; likewise below."""
+    server: Server | None = None

@@ -12,7 +12,7 @@ from ..pipeline.side_by_side import Part, SideBySide
 from .latency import medians_ms
 from .onnx_file import exported_layer
 from .parity import numpy_inputs
-from .target import FLOAT, INT8, Target
+from .target import FLOAT, INT8, OnnxTarget
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -25,7 +25,7 @@ WEIGHTS_AT_ONCE = 32_000_000
 """Elements of weights in one export, 128 MB; a larger part is exported alone."""
 
 
-def part_times_ms(target: Target, parts: Sequence[Part], placed: Placed | None) -> list[float]:
+def part_times_ms(target: OnnxTarget, parts: Sequence[Part], placed: Placed | None) -> list[float]:
     """p50 of each part's engine for the target at its first batch size, timed in turns in one process.
 
     In float, or in int8 as `placed` says. torch needs about a second for an export whatever is in it, so many parts are

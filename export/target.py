@@ -2,26 +2,53 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from ..pipeline.registry import discovered
 from .measurement import Audit, OperatorTime
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the process that runs an engine reads this module, and imports no torch
     from onnx import ModelProto
 
+    from ..pipeline.artifact import Artifact
+    from ..pipeline.data import Dataset
     from .engine import Array, Engine
+    from .onnx_file import OnnxMetadata
 
 FLOAT, HALF, INT8 = "fp32", "fp16", "int8"
 QUANTIZED = frozenset({INT8, "int8_weights", "int4_weights"})
 """The precisions that a `quantize` stage makes, each the name of a scheme; others are made of any model."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What an engine is built from."""
+
+    artifact: "Artifact"
+    data: "Dataset"
+    """Gives the example batch, and the samples by which ranges and proofs are measured."""
+    metadata: "OnnxMetadata"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `Target.make` left in its folder."""
+
+    file: Path
+    """That `Target.open` takes."""
+    remarks: tuple[str, ...] = ()
+    """What is not as the precision's name says, such as operators that stay in float32."""
+
+
 class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     """One entry of `targets:`. A subclass in a module of `runtimes/` needs no registration."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+    """The endings of the files that `open` takes, that of the runtime's own format first."""
 
     runtime: str
     device: str
@@ -64,12 +91,16 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
         """Raise MissingDependency when the runtime is not installed, ExportError when its device is not there."""
 
     @abstractmethod
-    def build(self, model: "ModelProto", precision: str, folder: Path) -> Path:
-        """Write the engine's file for an exported model into `folder`; ExportError when the runtime refuses it."""
+    def make(self, source: Source, precision: str, folder: Path) -> Made:
+        """Build the engine of an artifact in `folder`; ExportError when the runtime refuses it."""
 
     @abstractmethod
     def open(self, file: Path) -> "Engine":
-        """The engine in a file that `build` wrote, not yet entered."""
+        """The engine in a file that `make` left, not yet entered."""
+
+    def files_of(self, file: Path) -> tuple[Path, ...]:
+        """The engine's file, and those beside it that it cannot be opened without."""
+        return (file,)
 
     @abstractmethod
     def operator_times(self, file: Path, inputs: "Mapping[str, Array]") -> tuple[OperatorTime, ...]:
@@ -79,9 +110,53 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
         """What the precision alone would not tell of the engine that the runtime makes of the file."""
         return ()
 
+    def audit(self, file: Path, precision: str) -> Audit | None:
+        """Every layer's precision in the graph that the runtime really runs; None where there is nothing to audit."""
+        return None
+
+
+class OnnxTarget(Target, ABC, frozen=True, extra="forbid"):
+    """A target whose engines are built from ONNX graphs, those of single layers and parts of models among them."""
+
+    def graph(self, source: Source, precision: str) -> "tuple[ModelProto, tuple[str, ...]]":
+        """The artifact as `build` takes it, and what of it is not in the precision that was asked for."""
+        from .codebooks import with_floats
+        from .half import in_half
+        from .onnx_file import exported
+        from .proof import measured_ranges
+
+        model = exported(source.artifact, precision, source.data.example(), source.metadata)
+        if precision != HALF:
+            return model, ()
+        model = with_floats(model)
+        half = in_half(model, "fp16", measured_ranges(model, source.data))
+        return half.model, half.in_words()
+
     @abstractmethod
-    def audit(self, file: Path) -> Audit:
-        """Every layer's precision in the graph that the runtime really runs."""
+    def build(self, model: "ModelProto", precision: str, folder: Path) -> Path:
+        """Write the engine's file for an exported model into `folder`; ExportError when the runtime refuses it."""
+
+    def from_file(self, file: Path, folder: Path) -> Path:
+        """The engine of an ONNX file that someone else made, as it is: the file itself, or built into `folder`."""
+        return file
+
+    def make(self, source: Source, precision: str, folder: Path) -> Made:
+        """Export the artifact and build its engine."""
+        model, remarks = self.graph(source, precision)
+        return Made(self.build(model, precision, folder), remarks)
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """An engine's file and the target that opens it."""
+
+    target: Target
+    path: Path
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.stat().st_size for file in self.target.files_of(self.path))
 
 
 def targets() -> dict[str, type[Target]]:

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from ..export.measurement import Comparison, EngineMeasurement, Gate, Machine, ScoreChange, Value
+from ..export.measurement import Comparison, EngineMeasurement, Gate, Machine, Ranked, ScoreChange, Value
 from .differences import Speedup, score_change, speedup_between
 from .errors import UsageError
 from .journal import CurvePoint as CurvePoint
 from .metric import Metric
 
-VERSION = 2
+VERSION = 3
 """Of the schema; raised whenever an older potstill could no longer read what this one writes."""
 
 FILE = "report.json"
@@ -100,7 +100,7 @@ class Headline:
 class Report(Value):
     """Everything a run is about: what was asked, what was made, and what the engines were measured to be."""
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     name: str
     recipe: str
     """The resolved recipe, as YAML."""
@@ -119,6 +119,8 @@ class Report(Value):
     engines: tuple[EngineMeasurement, ...]
     """Of what the last step made: every target in every precision."""
     goals: tuple[GoalResult, ...]
+    ranking: tuple[Ranked, ...] = ()
+    """The final engines, the fastest first, all timed in turns; empty where there is only one."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -202,9 +204,9 @@ def _demand_known_version(file: Path, content: JsonValue) -> None:
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A report as this version writes it: version 1 knew accuracies alone, and called them so."""
+    """A report as this version writes it: version 1 knew accuracies alone, and called them so; 2 had fewer numbers."""
     if content["version"] > 1:
-        return content
+        return {**content, "version": VERSION}
     steps, engines = content.get("steps", []), content.get("engines", [])
     renamed = {
         "steps": [{**step, "engine": _with_score(step.get("engine", {}))} for step in steps],

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 from ...pipeline.errors import ExportError, MissingDependency
 from ..engine import Array, EngineDescription
 from ..measurement import Audit, OperatorTime
-from ..target import HALF, Target
+from ..target import HALF, QUANTIZED, OnnxTarget
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -51,9 +51,10 @@ def _not_bf16(value: object) -> object:
 Precision = Annotated[Literal["fp32", "fp16", "int8", "int8_weights", "int4_weights"], BeforeValidator(_not_bf16)]
 
 
-class OnnxRuntimeTarget(Target, frozen=True, extra="forbid"):
+class OnnxRuntimeTarget(OnnxTarget, frozen=True, extra="forbid"):
     """ONNX Runtime, one engine file being a plain ONNX model that any program may load."""
 
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     runtime: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu"] = "cpu"
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
@@ -80,10 +81,12 @@ class OnnxRuntimeTarget(Target, frozen=True, extra="forbid"):
 
         return (half_remark(_loaded(file), optimized(file)),) if precision == HALF else ()
 
-    def audit(self, file: Path) -> Audit:
+    def audit(self, file: Path, precision: str) -> Audit | None:
         """Every layer's precision after ONNX Runtime's own optimisation; raises nothing where the share is low."""
         from ..audit import audited
 
+        if precision not in QUANTIZED:
+            return None
         return audited(_loaded(file), optimized(file), self.min_int8_share)
 
 
@@ -183,7 +186,7 @@ class Engine:
                 size in (None, given) for size, given in zip(shape, array.shape, strict=False)
             )
             if not fits or (dtype is not None and array.dtype != dtype):
-                expected = f"{np.dtype(dtype).name if dtype else wanted[name].type} ({_written(shape)})"
+                expected = f"{_type_name(wanted[name])} ({_written(shape)})"
                 raise ExportError(
                     f"{self._file}: input {name} takes {expected}; given was {array.dtype} ({_written(array.shape)})"
                 )
@@ -213,12 +216,19 @@ class Engine:
             seconds[index] = perf_counter() - begun
         return seconds
 
+    def device_timed(self, count: int) -> None:
+        """None: the CPU has no clock but the host's."""
+
+    def device_memory_bytes(self) -> None:
+        """None: everything is in the host's memory."""
+
     def describe(self) -> EngineDescription:
         """Read the optimised graph; costs a second load of the model."""
         operators = Counter(node.op_type for node in optimized(self._file).graph.node)
         return EngineDescription(
             provider=self._session.get_providers()[0],
             inputs={entry.name: _shape(entry) for entry in self._session.get_inputs()},
+            input_types={entry.name: _type_name(entry) for entry in self._session.get_inputs()},
             outputs={entry.name: _shape(entry) for entry in self._session.get_outputs()},
             operators=dict(sorted(operators.items())),
         )
@@ -273,6 +283,11 @@ def _onnxruntime() -> Any:
 
 def _shape(entry: Any) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in entry.shape)
+
+
+def _type_name(entry: Any) -> str:
+    dtype = NUMPY_TYPES.get(entry.type)
+    return str(entry.type) if dtype is None else np.dtype(dtype).name
 
 
 def _written(shape: Sequence[int | None]) -> str:

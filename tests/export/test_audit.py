@@ -46,7 +46,8 @@ class TestResNet:
 
     def test_a_float_engine_has_no_int8_layer(self, float_engine: BuiltEngine, target: OnnxRuntimeTarget) -> None:
         assert float_engine.audit is None
-        audit = target.audit(float_engine.path)
+        audit = target.audit(float_engine.path, "int8")
+        assert audit is not None
         assert audit.int8_share == 0
         assert audit.layers[0].reason == "its input is not quantized: it comes from the model's input"
 
@@ -98,7 +99,9 @@ def audit_without(
         )
         artifact = Artifact(model=chain, blueprint=any_blueprint, quantization=partial)
         model = exported(artifact, "int8", data.example(), metadata)
-        return target.audit(target.build(model, "int8", tmp_path_factory.mktemp("chain")))
+        found = target.audit(target.build(model, "int8", tmp_path_factory.mktemp("chain")), "int8")
+        assert found is not None
+        return found
 
     return audit
 

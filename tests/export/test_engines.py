@@ -24,6 +24,7 @@ class TestEngine:
             description = engine.describe()
         assert description.provider == "CPUExecutionProvider"
         assert description.inputs == {"image": (None, 1, 16, 16)}
+        assert description.input_types == {"image": "float32"}
         assert description.outputs == {"logits": (None, 4)}
         # Batch norms are folded and ReLUs fused: nothing of either is left to run.
         assert not {"BatchNormalization", "Relu"} & set(description.operators)

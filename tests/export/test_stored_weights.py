@@ -62,7 +62,8 @@ def test_every_wide_linear_layer_multiplies_by_stored_weights_and_computes_what_
 ) -> None:
     target, artifact = OnnxRuntimeTarget(min_int8_share=1.0), stored(scheme)
     file = target.build(exported(artifact, scheme, TOKENS, metadata), scheme, tmp_path)
-    audit = target.audit(file)
+    audit = target.audit(file, scheme)
+    assert audit is not None
     found = {layer.name: layer for layer in audit.layers}
     fused = {name for name, layer in found.items() if layer.reason == "runs as MatMulNBits"}
     assert fused == {name for name, layer in found.items() if layer.precision == scheme}
@@ -94,7 +95,8 @@ def test_layers_that_the_runtime_does_not_fuse_are_named(
     (tmp_path / FILE).write_bytes(
         exported(stored("int4_weights"), "int4_weights", TOKENS, metadata).SerializeToString()
     )
-    audit = OnnxRuntimeTarget().audit(tmp_path / FILE)
+    audit = OnnxRuntimeTarget().audit(tmp_path / FILE, "int4_weights")
+    assert audit is not None
     with pytest.raises(AuditError, match=r"0\.0% of the multiply-accumulates run in int4_weights") as caught:
         demand_share(audit, "engine")
     assert "expand (MatMul" in str(caught.value)

@@ -71,7 +71,8 @@ def test_the_convolution_computes_what_the_transposed_one_computes_and_runs_in_i
     assert np.abs(ours - theirs).max() <= 0.03 + 1e-6
     assert np.abs(ours - theirs).mean() < 1e-3
     target = OnnxRuntimeTarget()
-    audit = target.audit(target.build(written, "int8", tmp_path))
+    audit = target.audit(target.build(written, "int8", tmp_path), "int8")
+    assert audit is not None
     assert [(layer.name, layer.reason) for layer in audit.layers] == [
         ("0", "runs as QLinearConv"),
         ("2", "runs as QLinearConv"),
@@ -87,7 +88,9 @@ def test_other_walks_stay_in_float_and_the_audit_says_why(
     inputs = {"image": torch.randn(2, 4, 8, 8)}
     artifact = artifact_of(transposed_network(kernel_size=3, **settings), any_blueprint, inputs)
     target = OnnxRuntimeTarget()
-    first, second = target.audit(target.build(exported(artifact, "int8", inputs, metadata), "int8", tmp_path)).layers
+    audit = target.audit(target.build(exported(artifact, "int8", inputs, metadata), "int8", tmp_path), "int8")
+    assert audit is not None
+    first, second = audit.layers
     assert (first.precision, second.precision) == ("float", "int8")
     assert "equal strides and no dilation" in first.reason
 
