@@ -86,6 +86,11 @@ class EngineProcess:
         """Of the running worker."""
         return self._running.pid
 
+    @property
+    def on_device(self) -> bool:
+        """Whether the target's device is another one than the CPU, and may have a clock of its own."""
+        return self._target.device != "cpu"
+
     def bind(self, inputs: Mapping[str, Array], engine: int = 0) -> None:
         """Hand over the inputs of all later runs."""
         self._ask(do="bind", engine=engine, inputs=self._saved(inputs))

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from .engine import Array
 from .engine_process import EngineProcess
-from .measurement import P50_SAMPLES, P99_SAMPLES, Comparison, Ranked
-from .resampling import compared, half_width, ranked
+from .measurement import P50_SAMPLES, P99_SAMPLES, Comparison, Latency, Ranked
+from .resampling import compared, half_width, latency_of, ranked
 from .target import EngineFile, Target
 
 WARM_UP_SECONDS = 0.2
@@ -54,8 +54,16 @@ class InTurns:
 
     blocks: Mapping[int, tuple[list[NDArray[np.float64]], ...]]
     """By batch size, for each engine: seconds of the runs of each turn."""
+    device_blocks: Mapping[int, tuple[list[NDArray[np.float64]], ...]]
+    """The same by the device's own clock, in runs of their own; empty lists for engines on the CPU."""
     peak_memory_bytes: tuple[int | None, ...]
     """Of each engine's processes."""
+    device_memory_bytes: tuple[int | None, ...]
+    """Likewise of the GPU's memory; None on the CPU."""
+
+    def device_latency(self, index: int) -> tuple[Latency, ...]:
+        """Of one engine by the device's own clock, one a batch size; empty on the CPU."""
+        return tuple(latency_of(batch, blocks[index]) for batch, blocks in self.device_blocks.items() if blocks[index])
 
 
 @dataclass(frozen=True)
@@ -93,24 +101,28 @@ def in_turns(contestants: Sequence[Contestant]) -> InTurns:
 
     Raises ExportError when a process dies.
     """
-    blocks: dict[int, tuple[list[NDArray[np.float64]], ...]] = {
-        batch: tuple([] for _ in contestants) for batch in contestants[0].inputs_by_batch
-    }
+    host, device = _empty_blocks(contestants), _empty_blocks(contestants)
     plans: dict[int, _Plan] = {}
-    peaks: list[tuple[int | None, ...]] = []
-    unsure, begun = list(blocks), time.monotonic()
-    for round_number in range(MAX_ROUNDS):
+    peaks: list[list[int | None]] = []
+    on_device: list[list[int | None]] = []
+    unsure, begun = list(host), time.monotonic()
+    for round_number in range(1, MAX_ROUNDS + 1):
         with ExitStack() as stack:
             processes = [stack.enter_context(_process(each.engine)) for each in contestants]
             for batch in unsure:
                 plans[batch] = _prepared(processes, contestants, batch, plans.get(batch))
-                _take_turns(processes, plans[batch], blocks[batch])
-            peaks.append(tuple(process.peak_memory_bytes() for process in processes))
-        if round_number + 1 >= MIN_ROUNDS:
-            unsure = [batch for batch in unsure if not _narrow(blocks[batch])]
-        if not unsure or (round_number + 1 >= MIN_ROUNDS and time.monotonic() - begun > MORE_UNTIL_SECONDS):
-            break
-    return InTurns(blocks, tuple(_highest(each) for each in zip(*peaks, strict=True)))
+                _take_turns(processes, plans[batch], host[batch], device[batch])
+            peaks.append([process.peak_memory_bytes() for process in processes])
+            on_device.append([process.device_memory_bytes() for process in processes])
+        if round_number >= MIN_ROUNDS:
+            unsure = [batch for batch in unsure if not _narrow(host[batch])]
+            if not unsure or time.monotonic() - begun > MORE_UNTIL_SECONDS:
+                break
+    return InTurns(host, device, _highest(peaks), _highest(on_device))
+
+
+def _empty_blocks(contestants: Sequence[Contestant]) -> dict[int, tuple[list[NDArray[np.float64]], ...]]:
+    return {batch: tuple([] for _ in contestants) for batch in contestants[0].inputs_by_batch}
 
 
 def _process(engine: EngineFile) -> EngineProcess:
@@ -140,11 +152,19 @@ def _prepared(
     return plan or _Plan(turns, tuple(math.ceil(samples / (MIN_ROUNDS * turns)) for samples in wanted))
 
 
-def _take_turns(processes: Sequence[EngineProcess], plan: _Plan, blocks: tuple[list[NDArray[np.float64]], ...]) -> None:
+def _take_turns(
+    processes: Sequence[EngineProcess],
+    plan: _Plan,
+    host: tuple[list[NDArray[np.float64]], ...],
+    device: tuple[list[NDArray[np.float64]], ...],
+) -> None:
     for turn in range(plan.turns):
         # Who goes first changes, so that a steady drift of the machine favours nobody.
         for which in _order(len(processes), turn):
-            blocks[which].append(processes[which].timed(plan.counts[which]))
+            host[which].append(processes[which].timed(plan.counts[which]))
+            if processes[which].on_device:
+                seconds = processes[which].device_timed(plan.counts[which])
+                device[which].extend([] if seconds is None else [seconds])
 
 
 def _order(count: int, turn: int) -> Sequence[int]:
@@ -157,8 +177,10 @@ def _narrow(blocks: tuple[list[NDArray[np.float64]], ...]) -> bool:
     return all(half_width(first, other) <= NARROW for other in others)
 
 
-def _highest(peaks: Sequence[int | None]) -> int | None:
-    return max((peak for peak in peaks if peak is not None), default=None)
+def _highest(rounds: Sequence[Sequence[int | None]]) -> tuple[int | None, ...]:
+    """The most of each engine's rounds."""
+    by_engine = zip(*rounds, strict=True)
+    return tuple(max((each for each in found if each is not None), default=None) for found in by_engine)
 
 
 def _samples_wanted(seconds_per_run: float) -> int:

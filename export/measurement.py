@@ -30,6 +30,14 @@ class Interval(Value):
     high: float
 
 
+def wilson_interval(hits: int, count: int) -> Interval:
+    """Wilson's score interval of a share (1927): right also where few miss, unlike the normal approximation."""
+    share, z = hits / count, WILSON_Z
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
 class Machine(Value):
     """Where a measurement was taken. What could not be found out says ``unknown`` or is None."""
 
@@ -77,11 +85,8 @@ class Accuracy(Value):
 
     @property
     def interval(self) -> Interval:
-        """Wilson's score interval (1927): right also where few samples are wrong, unlike the normal approximation."""
-        share, count, z = self.value, self.count, WILSON_Z
-        centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-        half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-        return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half))
+        """Wilson's."""
+        return wilson_interval(self.correct, self.count)
 
 
 class MeanScore(Value):
