@@ -12,7 +12,7 @@ from potstill.pipeline.cli import main
 from potstill.pipeline.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("run", "check", "compare", "list", "schema", "doctor", "init")
+VERBS = ("run", "check", "compare", "profile", "list", "schema", "doctor", "init")
 
 Output = pytest.CaptureFixture[str]
 
