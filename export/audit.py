@@ -10,6 +10,7 @@ from ..pipeline.errors import AuditError
 from .dialects import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, is_in_groups, makers, readers
 from .measurement import Audit, LayerPrecision
 from .onnx_file import layer_name
+from .sixteen_bits import Half, onnx_type
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -57,6 +58,15 @@ def without_float_layers(audit: Audit, paths: Collection[str]) -> Audit:
     return audit.model_copy(update={"layers": tuple(map(marked, audit.layers))})
 
 
+def with_reason(audit: Audit, reason: str) -> Audit:
+    """The same audit with another reason for each layer that is in float."""
+    layers = (
+        layer.model_copy(update={"reason": reason}) if layer.precision == "float" and not layer.on_purpose else layer
+        for layer in audit.layers
+    )
+    return audit.model_copy(update={"layers": tuple(layers)})
+
+
 def demand_share(audit: Audit, label: str) -> None:
     """Raise AuditError when less runs in int8 than the target demands; names the layers and the reasons.
 
@@ -76,27 +86,23 @@ def demand_share(audit: Audit, label: str) -> None:
     )
 
 
-def half_remark(exported: "ModelProto", optimized: "ModelProto") -> str:
+def half_remark(exported: "ModelProto", optimized: "ModelProto", half: Half = "fp16") -> str:
     """In which type ONNX Runtime computes the layers of a 16-bit graph, read from what it made of it.
 
-    Where it has no kernel for float16 it casts a layer's weight to float32 when it loads the file.
+    Where it has no kernel for 16 bits it casts a layer's weight to float32 when it loads the file.
     """
-    import onnx
-
     total = sum(1 for _ in _Graph(exported).layers())
     weights = initializers(optimized.graph)
     kernels = [node for node in optimized.graph.node if re.sub("^Fused", "", node.op_type) in LAYER_OPERATORS]
     halves = [
-        node
-        for node in kernels
-        if node.input[1] in weights and weights[node.input[1]].data_type == onnx.TensorProto.FLOAT16
+        node for node in kernels if node.input[1] in weights and weights[node.input[1]].data_type == onnx_type(half)
     ]
     if not halves:
         return (
-            f"none of its {total} convolutions and linear layers is computed in fp16: ONNX Runtime has no such kernels "
-            "for this processor, casts to float32 and computes there; the file alone is smaller"
+            f"none of its {total} convolutions and linear layers is computed in {half}: ONNX Runtime has no such "
+            "kernels for this processor, casts to float32 and computes there; the file alone is smaller"
         )
-    return f"{len(halves)} of its {total} convolutions and linear layers are computed in fp16, the others in float32"
+    return f"{len(halves)} of its {total} convolutions and linear layers are computed in {half}, the others in float32"
 
 
 class _Kernels:

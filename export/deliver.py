@@ -102,7 +102,7 @@ def build_engine(
     made = target.make(Source(artifact=artifact, data=data, metadata=metadata), precision, folder)
     file = made.file
     with target.open(file) as engine:
-        parity = parity_of(engine, artifact, data, precision)
+        parity = parity_of(engine, artifact, data, target.arithmetic(precision))
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = target.audit(file, precision)
     if audit is not None:
@@ -160,7 +160,7 @@ def measure_engine(
     `file` is what the report calls the engine's file.
     """
     inputs = {batch: _inputs(data, batch) for batch in target.batch}
-    timing = compare(EngineFile(target, built.path), EngineFile(target, baseline.path), inputs)
+    timing = compare(EngineFile(target, built.path), EngineFile(target, baseline.path), inputs, energy=True)
     values = _values(built, target, data, task)
     engine = EngineMeasurement(
         target=built.label,
@@ -176,6 +176,10 @@ def measure_engine(
         parity=built.parity,
         audit=built.audit,
         remarks=built.remarks,
+        device_latency=() if timing.on_device is None else timing.on_device.latency,
+        device_memory_bytes=None if timing.on_device is None else timing.on_device.memory_bytes,
+        device_states=None if timing.on_device is None else timing.on_device.states,
+        energy=timing.energy,
     )
     return Measured(engine, values)
 

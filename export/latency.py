@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .energy import counter_of, energy_of
 from .engine import Array
 from .engine_process import EngineProcess
-from .measurement import Comparison
-from .resampling import compared
+from .gpu_state import device_state
+from .measurement import Comparison, DeviceState, Energy, Latency, NotMeasured
+from .resampling import compared, latency_of
 from .target import EngineFile, Target
 
 WARM_UP_SECONDS = 0.2
@@ -35,6 +37,17 @@ NUM_BLOCKS = 40
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """What a candidate's GPU showed."""
+
+    latency: tuple[Latency, ...]
+    """One a batch size, in the same turns as the host's."""
+    memory_bytes: int | None
+    states: tuple[DeviceState, DeviceState] | None
+    """Before and after all timing; None without NVML."""
+
+
+@dataclass(frozen=True)
 class Timing:
     """What the processes of a candidate and its baseline showed."""
 
@@ -42,32 +55,71 @@ class Timing:
     """One a batch size."""
     peak_memory_bytes: int | None
     """Of the candidate's process."""
+    on_device: OnDevice | None
+    """None on the CPU."""
+    energy: Energy | NotMeasured | None
+    """None unless it was asked for."""
 
 
-def compare(candidate: EngineFile, baseline: EngineFile, inputs_by_batch: Mapping[int, Mapping[str, Array]]) -> Timing:
+def compare(
+    candidate: EngineFile,
+    baseline: EngineFile,
+    inputs_by_batch: Mapping[int, Mapping[str, Array]],
+    *,
+    energy: bool = False,
+) -> Timing:
     """Time the engine `candidate` beside `baseline`; with the same file for both it is an A/A run.
 
-    Raises ExportError when a process dies.
+    With `energy`, the candidate's is measured as well, at the first batch size. Raises ExportError when a process dies.
     """
     with ExitStack() as stack:
         base, new = (stack.enter_context(EngineProcess(each.target, each.path)) for each in (baseline, candidate))
+        on_gpu = candidate.target.device == "cuda"
+        before = device_state() if on_gpu else None
         comparisons: list[Comparison] = []
+        device: list[Latency] = []
         for batch, inputs in inputs_by_batch.items():
             for process in (base, new):
                 process.bind(inputs)
-            comparisons.append(compared(batch, *_timed_in_turns((base, new))))
-        return Timing(tuple(comparisons), new.peak_memory_bytes())
+            of_base, of_new, of_device = _timed_in_turns((base, new), on_gpu=on_gpu)
+            comparisons.append(compared(batch, of_base, of_new))
+            if of_device:
+                device.append(latency_of(batch, of_device))
+        after = device_state() if on_gpu else None
+        states = None if before is None or after is None else (before, after)
+        return Timing(
+            comparisons=tuple(comparisons),
+            peak_memory_bytes=new.peak_memory_bytes(),
+            on_device=OnDevice(tuple(device), new.device_memory_bytes(), states) if on_gpu else None,
+            energy=_energy(new, candidate.target, inputs_by_batch) if energy else None,
+        )
 
 
-def _timed_in_turns(processes: tuple[EngineProcess, EngineProcess]) -> tuple[list[NDArray[np.float64]], ...]:
+def _energy(
+    process: EngineProcess, target: Target, inputs_by_batch: Mapping[int, Mapping[str, Array]]
+) -> Energy | NotMeasured:
+    counter = counter_of(target.device)
+    batch, inputs = next(iter(inputs_by_batch.items()))
+    if not isinstance(counter, NotMeasured):
+        process.bind(inputs)
+    return energy_of(counter, process.run_for, batch)
+
+
+def _timed_in_turns(
+    processes: tuple[EngineProcess, EngineProcess], *, on_gpu: bool
+) -> tuple[list[NDArray[np.float64]], ...]:
+    """Blocks of the baseline, of the candidate, and of the candidate by its GPU's clock where it has one."""
     wanted = [_samples_wanted(process.warm_up(WARM_UP_SECONDS)) for process in processes]
     num_blocks = min(NUM_BLOCKS, *wanted)
     counts = [math.ceil(samples / num_blocks) for samples in wanted]
-    blocks: tuple[list[NDArray[np.float64]], ...] = ([], [])
+    blocks: tuple[list[NDArray[np.float64]], ...] = ([], [], [])
     for turn in range(num_blocks):
         # Who goes first changes, so that a steady drift of the machine favours neither.
         for which in _order(turn):
             blocks[which].append(processes[which].timed(counts[which]))
+        seconds = processes[1].device_timed(counts[1]) if on_gpu else None
+        if seconds is not None:
+            blocks[2].append(seconds)
     return blocks
 
 

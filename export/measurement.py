@@ -28,6 +28,22 @@ class Interval(Value):
     high: float
 
 
+class GpuFacts(Value):
+    """A GPU that engines can run on."""
+
+    name: str
+    compute_capability: str
+    """Such as ``9.0``."""
+    memory_bytes: int
+    multiprocessors: int
+    driver: str | None
+    """Its version; None where NVML does not tell, likewise below."""
+    driver_cuda: str | None
+    """The newest CUDA that the driver runs."""
+    cuda: str | None
+    """The CUDA that torch is built with."""
+
+
 class Machine(Value):
     """Where a measurement was taken. What could not be found out says ``unknown`` or is None."""
 
@@ -45,6 +61,8 @@ class Machine(Value):
     load: tuple[float, float, float] | None
     """Runnable processes on average over 1, 5 and 15 minutes, when the facts were taken."""
     gpu: str | None
+    gpus: tuple[GpuFacts, ...] = ()
+    """Empty in reports of older versions, too."""
 
     def identity(self) -> dict[str, JsonValue]:
         """Everything but the load: measurements taken under equal identities may be set beside each other."""

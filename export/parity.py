@@ -13,7 +13,7 @@ from ..pipeline.errors import ParityError
 from .engine import Array, Engine
 from .measurement import Parity
 from .onnx_file import OUTPUT
-from .target import HALF, QUANTIZED
+from .target import BF16, HALF, QUANTIZED
 
 SAMPLES = 256
 BATCH_SIZE = 64
@@ -24,6 +24,8 @@ FLOAT_LIMIT = 1e-4
 HALF_LIMIT = 5e-3
 """Of the largest output. A value rounded to 16 bits moves by 2^-11; measured were 0.0002 to 0.0006 in eleven kinds of
 untrained networks."""
+BF16_LIMIT = 8 * HALF_LIMIT
+"""A value rounded to bfloat16 moves by 2^-8, eight times as far."""
 
 INT8_MEAN_LIMIT = 0.03
 """Of the outputs' standard deviation, for the mean difference. A sum that falls on the other side of a rounding moves
@@ -86,7 +88,7 @@ def parity_between(run: _Run, reference: nn.Module, model: nn.Module, data: Data
             passed = passed and bool(decided.sum() == 0 or same[decided].mean() >= INT8_AGREEMENT)
             limit += f", and the same prediction for at least {INT8_AGREEMENT:.0%} of the samples, near ties left out"
     else:
-        allowed = HALF_LIMIT if precision == HALF else FLOAT_LIMIT
+        allowed = {HALF: HALF_LIMIT, BF16: BF16_LIMIT}.get(precision, FLOAT_LIMIT)
         passed = max_relative <= allowed
         limit = f"largest difference at most {allowed:g} of the largest output"
     return Parity(

@@ -47,6 +47,12 @@ def compared(batch: int, baseline: Blocks, candidate: Blocks) -> Comparison:
     )
 
 
+def latency_of(batch: int, blocks: Blocks) -> Latency:
+    """What blocks of one engine say of its latency."""
+    draws = np.random.default_rng(SEED).multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), size=DRAWS)
+    return _latency(batch, blocks, _medians(blocks, draws))
+
+
 def verdict_of(ratio: float, interval: Interval) -> Verdict:
     """Faster or slower only where the interval leaves out 1 and the ratio is beyond the noise floor."""
     if ratio > 1 + NOISE_FLOOR and interval.low > 1:

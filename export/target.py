@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the process that runs an engine reads this module, and impo
     from .engine import Array, Engine
     from .onnx_file import OnnxMetadata
 
-FLOAT, HALF, INT8 = "fp32", "fp16", "int8"
+FLOAT, HALF, BF16, INT8 = "fp32", "fp16", "bf16", "int8"
 QUANTIZED = frozenset({INT8, "int8_weights", "int4_weights"})
 """The precisions that a `quantize` stage makes, each the name of a scheme; others are made of any model."""
 
@@ -86,6 +86,10 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
         """The settings that an engine's numbers depend on."""
         return self.model_dump(mode="json", include={"runtime", "device", "batch", "threads"})
 
+    def arithmetic(self, precision: str) -> str:
+        """The precision that an engine multiplies in, by which its closeness to the model is judged."""
+        return precision
+
     @abstractmethod
     def check(self) -> None:
         """Raise MissingDependency when the runtime is not installed, ExportError when its device is not there."""
@@ -126,10 +130,10 @@ class OnnxTarget(Target, ABC, frozen=True, extra="forbid"):
         from .proof import measured_ranges
 
         model = exported(source.artifact, precision, source.data.example(), source.metadata)
-        if precision != HALF:
+        if precision != HALF and precision != BF16:
             return model, ()
         model = with_floats(model)
-        half = in_half(model, "fp16", measured_ranges(model, source.data))
+        half = in_half(model, precision, measured_ranges(model, source.data))
         return half.model, half.in_words()
 
     @abstractmethod
