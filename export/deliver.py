@@ -26,7 +26,7 @@ from .measurement import Audit, Comparison, EngineMeasurement, OperatorTime, Par
 from .onnx_file import OUTPUT, OnnxMetadata
 from .parity import demand_parity, numpy_inputs, parity_of
 from .scores import Values, paired_change, score_of
-from .target import EngineFile, Source, Target
+from .target import EngineFile, Source, Target, scheme_of
 
 __all__ = [
     "BuiltEngine",
@@ -102,11 +102,12 @@ def build_engine(
     made = target.make(Source(artifact=artifact, data=data, metadata=metadata), precision, folder)
     file = made.file
     with target.open(file) as engine:
-        parity = parity_of(engine, artifact, data, precision)
+        rule = made.compared_as or precision
+        parity = parity_of(engine, artifact, data, rule, made.reference, in_half=made.in_half)
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = target.audit(file, precision)
     if audit is not None:
-        if artifact.quantization is not None:
+        if artifact.quantization is not None and scheme_of(precision) is not None:
             audit = without_float_layers(audit, artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
     hashes = {each.name: sha256_of(each) for each in target.files_of(file)}
