@@ -26,7 +26,7 @@ from .measurement import Audit, Comparison, EngineMeasurement, OperatorTime, Par
 from .onnx_file import OUTPUT, OnnxMetadata
 from .parity import demand_parity, numpy_inputs, parity_of
 from .scores import Values, paired_change, score_of
-from .target import EngineFile, Source, Target
+from .target import EngineFile, Source, Target, scheme_of
 
 __all__ = [
     "BuiltEngine",
@@ -102,11 +102,12 @@ def build_engine(
     made = target.make(Source(artifact=artifact, data=data, metadata=metadata), precision, folder)
     file = made.file
     with target.open(file) as engine:
-        parity = parity_of(engine, artifact, data, target.arithmetic(precision))
+        rule = made.compared_as or precision
+        parity = parity_of(engine, artifact, data, rule, made.reference, in_half=made.in_half)
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = target.audit(file, precision)
     if audit is not None:
-        if artifact.quantization is not None:
+        if artifact.quantization is not None and scheme_of(precision) is not None:
             audit = without_float_layers(audit, artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
     hashes = {each.name: sha256_of(each) for each in target.files_of(file)}
@@ -160,7 +161,7 @@ def measure_engine(
     `file` is what the report calls the engine's file.
     """
     inputs = {batch: _inputs(data, batch) for batch in target.batch}
-    timing = compare(EngineFile(target, built.path), EngineFile(target, baseline.path), inputs, energy=True)
+    timing = compare(EngineFile(target, built.path), EngineFile(target, baseline.path), inputs)
     values = _values(built, target, data, task)
     engine = EngineMeasurement(
         target=built.label,
@@ -176,10 +177,6 @@ def measure_engine(
         parity=built.parity,
         audit=built.audit,
         remarks=built.remarks,
-        device_latency=() if timing.on_device is None else timing.on_device.latency,
-        device_memory_bytes=None if timing.on_device is None else timing.on_device.memory_bytes,
-        device_states=None if timing.on_device is None else timing.on_device.states,
-        energy=timing.energy,
     )
     return Measured(engine, values)
 

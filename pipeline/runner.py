@@ -21,7 +21,7 @@ from ..export.deliver import (
 )
 from ..export.machine import machine_facts
 from ..export.measurement import Comparison, EngineMeasurement, Gate, ScoreChange
-from ..export.target import QUANTIZED, Target
+from ..export.target import Target, scheme_of
 from .artifact import Artifact
 from .cost import macs, num_parameters
 from .data import Dataset
@@ -235,9 +235,9 @@ class _Run:
     def _precision(self, last: _Finished) -> str:
         """Of the engine that a step is judged by: that of its quantization, where the first target has it."""
         quantization = last.artifact.quantization
-        if quantization is None or quantization.scheme not in self._recipe.targets[0].precision:
-            return "fp32"
-        return quantization.scheme
+        scheme = None if quantization is None else quantization.scheme
+        made_of_it = (each for each in self._recipe.targets[0].precision if scheme and scheme_of(each) == scheme)
+        return next(made_of_it, "fp32")
 
     def _reported(self, last: _Finished, before: _Finished | None, baselines: dict[str, BuiltEngine]) -> StepReport:
         """A step with the numbers of its engine for the first target."""
@@ -274,7 +274,7 @@ class _Run:
             self._measured(last, target, precision, baselines[target.label]).engine
             for target in self._recipe.targets
             for precision in target.precision
-            if precision not in QUANTIZED or last.artifact.quantization is not None
+            if scheme_of(precision) is None or last.artifact.quantization is not None
         )
 
     def _saved(self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...]) -> Report:

@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU, and by its CUDA or TensorRT provider on NVIDIA's GPUs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -12,7 +13,7 @@ from ..measurement import Audit, OperatorTime
 from ..onnx_sessions.engine import FILE, Engine, optimized
 from ..onnx_sessions.profile import operator_times
 from ..onnx_sessions.session import SessionSettings, loaded, onnxruntime, tensorrt_options
-from ..target import BF16, FLOAT, HALF, INT8, QUANTIZED, OnnxTarget
+from ..target import BF16, FLOAT, HALF, INT8, QUANTIZED, Made, OnnxTarget, Source
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -90,9 +91,10 @@ class OnnxRuntimeTarget(OnnxTarget, frozen=True, extra="forbid"):
     def _cuda_settings(self) -> dict[str, JsonValue]:
         return self.model_dump(mode="json", include=set(ONLY_ON_CUDA)) if self.device == "cuda" else {}
 
-    def arithmetic(self, precision: str) -> str:
-        """TF32 has as many digits as fp16."""
-        return HALF if self.tf32 and precision == FLOAT else precision
+    def make(self, source: Source, precision: str, folder: Path) -> Made:
+        """Export the artifact and build its engine; in TF32, which has as many digits, it is compared as fp16 is."""
+        made = super().make(source, precision, folder)
+        return replace(made, compared_as=HALF) if self.tf32 and precision == FLOAT else made
 
     def check(self) -> None:
         """Raise MissingDependency when ONNX Runtime or what its provider needs is not installed."""

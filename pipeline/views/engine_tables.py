@@ -134,7 +134,7 @@ def audited(report: Report) -> EngineMeasurement | None:
 
 def audit_sentence(audit: Audit) -> str:
     """How much runs in the precision that was asked for, and how much had to."""
-    num_quantized = sum(layer.precision != "float" for layer in audit.layers)
+    num_quantized = sum(layer.precision == audit.precision for layer in audit.layers)
     num_left = sum(layer.on_purpose for layer in audit.layers)
     left = f"; `quantize` left {num_left} in float" if num_left else ""
     asked = f"{left}; at least {wording.percent(audit.min_int8_share)} % was asked" if audit.min_int8_share else left
