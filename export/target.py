@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from ..pipeline.registry import discovered
 from .measurement import Audit, OperatorTime
+from .scenarios import OfflineScenario, ServerScenario, batch_sizes
 
 if TYPE_CHECKING:  # the process that runs an engine reads this module, and imports no torch
     from onnx import ModelProto
@@ -75,6 +76,10 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     """Threads inside one call of the engine."""
     min_int8_share: Annotated[float, Field(ge=0, le=1)] = 0.9
     """The share of all multiply-accumulates that a quantized engine must run in int8, or by weights in few bits."""
+    offline: OfflineScenario | None = None
+    """Measures the throughput of the teacher's and the final engines at the best batch size."""
+    server: ServerScenario | None = None
+    """Likewise the highest rate of queries whose latency meets a bound."""
 
     @field_validator("precision", "batch")
     @classmethod
@@ -100,6 +105,22 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     def measure_settings(self) -> dict[str, JsonValue]:
         """The settings that an engine's numbers depend on."""
         return self.model_dump(mode="json", include={"runtime", "device", "batch", "threads"})
+
+    def scenario_settings(self) -> dict[str, JsonValue]:
+        """The settings that the offline and the server scenario depend on; empty where neither is asked for."""
+        if self.offline is None and self.server is None:
+            return {}
+        return self.model_dump(mode="json", include={"runtime", "device", "threads", "offline", "server"})
+
+    @property
+    def all_batches(self) -> tuple[int, ...]:
+        """Every batch size that an engine has to take, rising: of latency and of the scenarios."""
+        sizes = {*self.batch}
+        if self.offline is not None:
+            sizes.update(batch_sizes(self.offline.max_batch))
+        if self.server is not None:
+            sizes.update(batch_sizes(self.server.max_batch))
+        return tuple(sorted(sizes))
 
     @abstractmethod
     def check(self) -> None:

@@ -9,18 +9,24 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from ..export.deliver import (
     BuiltEngine,
     Measured,
     OnnxMetadata,
+    Ranking,
+    Scenarios,
     build_engine,
     compare_engines,
     diagnose,
     measure_engine,
+    measure_scenarios,
     paired_change,
+    rank_engines,
 )
 from ..export.machine import machine_facts
-from ..export.measurement import Comparison, EngineMeasurement, Gate, ScoreChange
+from ..export.measurement import Comparison, EngineMeasurement, Gate, Ranked, ScoreChange
 from ..export.target import Target, scheme_of
 from .artifact import Artifact
 from .cost import macs, num_parameters
@@ -126,7 +132,7 @@ class _Run:
             before = last
         assert last is not None  # a plan has at least one step
         engines = self._all_engines(last, baselines)
-        return self._saved(tuple(reports), engines)
+        return self._saved(tuple(reports), engines, self._ranking(last))
 
     def _made(self, step: Step, artifact: Artifact) -> _Finished:
         part = f"{step.folder}/artifact"
@@ -181,14 +187,8 @@ class _Run:
         """The engine's numbers beside the teacher's, taken on this machine."""
         engine = self._built(last, target, precision)
         part = f"{last.step.folder}/{target.slug}-{precision}-measured"
-        machine = machine_facts()
-        made_from = fingerprint(
-            engine.fingerprint,
-            baseline.fingerprint,
-            target.measure_settings(),
-            machine.identity(),
-            self._plan.task.identity,
-            self._export_code,
+        made_from = self._measured_from(
+            engine.fingerprint, baseline.fingerprint, target.measure_settings(), self._plan.task.identity
         )
         found = self._files.state(part, made_from)
         if isinstance(found, Reuse):
@@ -200,6 +200,46 @@ class _Run:
             measured.save(folder)
         return measured
 
+    def _with_scenarios(self, measured: EngineMeasurement, last: _Finished, target: Target) -> EngineMeasurement:
+        """The same with the scenarios that the target asks for."""
+        settings = target.scenario_settings()
+        if not settings:
+            return measured
+        engine = self._built(last, target, measured.precision)
+        part = f"{last.step.folder}/{target.slug}-{measured.precision}-scenarios"
+        made_from = self._measured_from(engine.fingerprint, settings)
+        found = self._files.state(part, made_from)
+        if isinstance(found, Reuse):
+            scenarios = Scenarios.load(found.path)
+        else:
+            with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
+                self._progress.say(f"{last.step.folder}: measures the scenarios of {engine.label}")
+                scenarios = measure_scenarios(engine, target, self._data)
+                scenarios.save(folder)
+        return measured.model_copy(update={"offline": scenarios.offline, "server": scenarios.server})
+
+    def _ranking(self, last: _Finished) -> tuple[Ranked, ...]:
+        """The final engines of all targets beside each other."""
+        engines = [(self._built(last, target, precision), target) for target, precision in self._finals(last)]
+        if len(engines) < 2:
+            return ()
+        part = f"{last.step.folder}/ranking"
+        made_from = self._measured_from([[engine.fingerprint, target.measure_settings()] for engine, target in engines])
+        found = self._files.state(part, made_from)
+        if isinstance(found, Reuse):
+            return Ranking.load(found.path).engines
+        with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
+            self._progress.say(f"{last.step.folder}: times the {len(engines)} final engines in turns")
+            ranking = Ranking(engines=rank_engines(engines, self._data))
+            if not ranking.engines:
+                self._progress.say(f"{last.step.folder}: engines are not ranked: their targets share no batch size")
+            ranking.save(folder)
+        return ranking.engines
+
+    def _measured_from(self, *parts: JsonValue) -> str:
+        """The fingerprint of a measurement, which is of this machine and this code as well."""
+        return fingerprint(*parts, machine_facts().identity(), self._export_code)
+
     @cached_property
     def _export_code(self) -> str:
         return code_fingerprint("export")
@@ -209,10 +249,7 @@ class _Run:
         target = self._recipe.targets[0]
         engine, previous = (self._built(each, target, self._precision(each)) for each in (last, before))
         part = f"{last.step.folder}/{target.slug}-gate"
-        identity = machine_facts().identity()
-        made_from = fingerprint(
-            engine.fingerprint, previous.fingerprint, target.measure_settings(), identity, self._export_code
-        )
+        made_from = self._measured_from(engine.fingerprint, previous.fingerprint, target.measure_settings())
         found = self._files.state(part, made_from)
         if isinstance(found, Reuse):
             return Gate.model_validate_json((found.path / "gate.json").read_bytes())
@@ -245,7 +282,7 @@ class _Run:
         baseline = baselines[target.label]
         measured = self._measured(last, target, self._precision(last), baseline)
         self._measurements.append(measured)
-        engine = measured.engine
+        engine = measured.engine if before else self._with_scenarios(measured.engine, last, target)
         return StepReport(
             name=last.step.folder,
             stage=last.step.stage.stage if last.step.stage else TEACHER,
@@ -269,15 +306,24 @@ class _Run:
         return paired_change(self._measurements[against].values, self._measurements[-1].values, metric)
 
     def _all_engines(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
+        """Every final engine's numbers."""
+        return tuple(
+            self._with_scenarios(self._measured(last, target, precision, baselines[target.label]).engine, last, target)
+            for target, precision in self._finals(last)
+        )
+
+    def _finals(self, last: _Finished) -> tuple[tuple[Target, str], ...]:
         """Every target and precision of the last artifact; others than fp32 only where it is quantized."""
         return tuple(
-            self._measured(last, target, precision, baselines[target.label]).engine
+            (target, precision)
             for target in self._recipe.targets
             for precision in target.precision
             if scheme_of(precision) is None or last.artifact.quantization is not None
         )
 
-    def _saved(self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...]) -> Report:
+    def _saved(
+        self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...], ranking: tuple[Ranked, ...]
+    ) -> Report:
         report = Report(
             name=self._recipe.name,
             recipe=self._plan.recipe_yaml,
@@ -291,6 +337,7 @@ class _Run:
             classes=self._data.classes,
             steps=steps,
             engines=engines,
+            ranking=ranking,
             goals=judged(self._recipe.goals, steps[0].engine, steps[-1].engine),
         )
         for name, text in report_files(report).items():

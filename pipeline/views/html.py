@@ -10,6 +10,7 @@ from . import engine_tables, report_tables, wording
 from .curves import training_curves
 from .fact_tables import fact_tables
 from .scatter import EnginePoint, scatter
+from .scenario_tables import scenario_tables
 from .tables import Table
 from .terms import terms_of, terms_table
 from .waterfall import waterfall
@@ -82,6 +83,7 @@ def report_html(report: Report) -> str:
         parity=engine_tables.parity_table(report),
         remarks=engine_tables.remarks_table(report),
         latency=engine_tables.latency_table("", [(each.target, each) for each in report.engines]),
+        scenarios=list(scenario_tables(report)),
         audited=engine,
         audit_sentence=engine_tables.audit_sentence(engine.audit) if engine and engine.audit else "",
         audit=engine_tables.audit_table(engine.audit) if engine and engine.audit else None,

@@ -5,6 +5,7 @@ from typing import IO, TYPE_CHECKING
 
 from ..report import Report
 from . import engine_tables, report_tables
+from .scenario_tables import scenario_tables
 from .tables import Cell, Column, Table, Tone
 from .terms import terms_of, terms_sentence
 
@@ -51,6 +52,8 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     if len(report.engines) > 1 or any(len(engine.latency) > 1 for engine in report.engines):
         latency = engine_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
         yield table_view(latency.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup"))
+    for table in scenario_tables(report):
+        yield table_view(table.only("Engine", "Batch", "Throughput", "Where", "Bound", "Rate", "p50", "p99", "Queries"))
     for step in report.steps:
         if terms := terms_of(step):
             yield Text(terms_sentence(step.name, terms))
