@@ -40,6 +40,11 @@ SetOption = Annotated[
 ]
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="The run goes to a folder in here, called like it.")]
 FolderOption = Annotated[Path | None, typer.Option("--folder", help="The run's folder itself, in place of --runs-dir.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+RecipeDirOption = Annotated[
+    Path | None,
+    typer.Option("--recipe-dir", metavar="FOLDER", help="Where the recipe's relative paths start, if it has moved."),
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of known errors, too.")]
 
 
@@ -75,7 +80,7 @@ def _told(verb: Callable[Parameters, None]) -> Callable[Parameters, None]:
             typer.echo(f"potstill: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
-            again = "; the same command continues from here" if verb.__name__ == "run" else ""
+            again = "; the same command continues from here" if verb.__name__ in ("run", "export") else ""
             typer.echo(f"\npotstill: interrupted{again}", err=True)
             raise typer.Exit(INTERRUPTED) from interrupt
 
@@ -183,6 +188,37 @@ def compare(
             for name, text in pages.items():
                 write_atomically(output / name, text.encode())
         typer.echo(f"comparison: {output / 'compare.html'}")
+
+
+@app.command()
+@_told
+def export(
+    run: RunArgument,
+    target: Annotated[
+        list[str], typer.Option("--target", metavar="YAML", help="As in a recipe's `targets`; may be given repeatedly.")
+    ],
+    step: Annotated[str | None, typer.Option(metavar="STEP", help="Of this step, in place of the last one.")] = None,
+    recipe_dir: RecipeDirOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Turn a finished run's model into more engines.
+
+    They are proven and measured as the run's own, and go into its folder and report.
+
+    \b
+    potstill export runs/digits --target '{runtime: onnxruntime, precision: [fp32], threads: 2}'
+    """
+    from .finished_run import FinishedRun
+    from .further_engines import add_engines
+    from .recipe import targets_from
+    from .views.terminal import print_engines
+
+    finished = FinishedRun.load(run, recipe_dir)
+    wanted = targets_from(target, finished.recipe)
+    with _progress() as progress:
+        engines = add_engines(finished, wanted, step=step, progress=progress)
+    print_engines("Engines", engines)
+    typer.echo(f"report: {run / 'report.html'}")
 
 
 @app.command(name="list")
