@@ -221,6 +221,37 @@ def export(
     typer.echo(f"report: {run / 'report.html'}")
 
 
+@app.command()
+@_told
+def bundle(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="The folder to make.")],
+    engine: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Such as 'onnxruntime cpu int8'; without, the final one.")
+    ] = None,
+    triton: Annotated[bool, typer.Option("--triton", help="With a model repository for Triton.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    recipe_dir: RecipeDirOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a folder to deploy of one engine.
+
+    Its manifest says what it takes, gives and was measured to be; its example runs without potstill.
+
+    \b
+    potstill bundle runs/digits --output deploy/digits --triton
+    """
+    from .bundling import bundle as make_bundle
+    from .finished_run import FinishedRun
+
+    finished = FinishedRun.load(run, recipe_dir)
+    with _progress() as progress:
+        manifest = make_bundle(finished, output, engine=engine, triton=triton, replace=force, progress=progress)
+    score = manifest.measured.score
+    typer.echo(f"{manifest.engine.target}: {manifest.metric.name} {score.value:.4g}, the same from the folder alone")
+    typer.echo(f"bundle: {output}")
+
+
 @app.command(name="list")
 @_told
 def list_(

@@ -15,7 +15,6 @@ from .progress import Progress
 from .report import Report, StepReport
 from .run_engines import Finished, RunEngines
 from .run_folder import RunFolder, Stale
-from .views.compare import machine_settings
 from .views.files import report_files
 
 
@@ -88,10 +87,10 @@ def _told(engine: EngineMeasurement, run: FinishedRun, step: StepReport) -> Engi
 
 
 def _differences(before: Machine, now: Machine) -> Iterator[str]:
-    was, is_now = (dict(machine_settings(machine)) for machine in (before, now))
+    was, is_now = ({**machine.identity(), **machine.libraries} for machine in (before, now))
     for name in dict.fromkeys((*was, *is_now)):
-        if was.get(name) != is_now.get(name):
-            yield f"{name} {is_now.get(name, 'none')} (the run: {was.get(name, 'none')})"
+        if name != "libraries" and was.get(name) != is_now.get(name):
+            yield f"{name.replace('_', ' ')} {is_now.get(name, 'none')} (the run: {was.get(name, 'none')})"
 
 
 def _with(report: Report, found: Sequence[EngineMeasurement]) -> Report:

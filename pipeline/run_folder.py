@@ -258,7 +258,7 @@ class RunFolder:
             shutil.rmtree(old)
 
     def _save_manifest(self) -> None:
-        self._manifest.potstill = _version()
+        self._manifest.potstill = version()
         write_atomically(_manifest_file(self.path), self._manifest.model_dump_json(indent=2).encode())
 
 
@@ -286,14 +286,14 @@ def _sync_file(file: Path) -> None:
 def _read_manifest(path: Path, *, fresh: bool) -> Manifest:
     file = _manifest_file(path)
     if not file.exists():
-        return Manifest(potstill=_version())
+        return Manifest(potstill=version())
     try:
         content: object = json.loads(file.read_bytes())
         _refuse_newer(content, path)
         return Manifest.model_validate(content)
     except ValueError as error:  # no UTF-8, no JSON, or (a ValidationError) not a manifest
         if fresh:
-            return Manifest(potstill=_version())
+            return Manifest(potstill=version())
         raise RunFolderError(
             f"{file} is damaged ({_first_line(error)}), so it is unknown what the run holds; "
             "run again with --fresh to make everything anew, or give the run another name"
@@ -319,7 +319,8 @@ def _first_line(error: ValueError) -> str:
     return str(error).splitlines()[0]
 
 
-def _version() -> str:
+def version() -> str:
+    """Of potstill, as it is installed."""
     try:
         return importlib.metadata.version("potstill")
     except importlib.metadata.PackageNotFoundError:

@@ -118,7 +118,7 @@ class RunComparison:
 
     def machine_differences(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Likewise for the machines: processor, cores, system, and every library's version."""
-        flat = [dict(machine_settings(run.report.machine)) for run in self.runs]
+        flat = [dict(_machine_settings(run.report.machine)) for run in self.runs]
         names = dict.fromkeys(name for facts in flat for name in facts)
         rows = ((name, tuple(facts.get(name, "–") for facts in flat)) for name in names)
         return tuple((name, values) for name, values in rows if len(set(values)) > 1)
@@ -196,8 +196,7 @@ def _item_name(item: JsonValue, index: int) -> str:
     return str(index)
 
 
-def machine_settings(machine: Machine) -> Iterator[tuple[str, str]]:
-    """What a machine is, in words and their values."""
+def _machine_settings(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "processor", machine.cpu_model
     yield "instruction sets", ", ".join(machine.cpu_flags)
     yield "cores", str(machine.cores)
