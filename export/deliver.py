@@ -175,6 +175,7 @@ def measure_engine(
         device=target.device,
         precision=built.precision,
         threads=target.threads,
+        settings=target.model_dump(mode="json"),
         file=file,
         file_bytes=built.file_bytes,
         score=score_of(values, task.metric),

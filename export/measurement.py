@@ -347,6 +347,10 @@ class EngineMeasurement(Value):
     device: str
     precision: str
     threads: int
+    settings: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    """The target as the recipe has it, with every default; empty in reports of older versions."""
+    machine: Machine | None = None
+    """Where it was measured, if not where the rest of its report was."""
     file: str
     """Where the engine lies, from the run's folder."""
     file_bytes: int

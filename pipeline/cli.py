@@ -44,6 +44,11 @@ SetOption = Annotated[
 ]
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="The run goes to a folder in here, called like it.")]
 FolderOption = Annotated[Path | None, typer.Option("--folder", help="The run's folder itself, in place of --runs-dir.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+RecipeDirOption = Annotated[
+    Path | None,
+    typer.Option("--recipe-dir", metavar="FOLDER", help="Where the recipe's relative paths start, if it has moved."),
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of known errors, too.")]
 
 
@@ -79,7 +84,7 @@ def _told(verb: Callable[Parameters, None]) -> Callable[Parameters, None]:
             typer.echo(f"potstill: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
-            again = "; the same command continues from here" if verb.__name__ == "run" else ""
+            again = "; the same command continues from here" if verb.__name__ in ("run", "export") else ""
             typer.echo(f"\npotstill: interrupted{again}", err=True)
             raise typer.Exit(INTERRUPTED) from interrupt
 
@@ -251,6 +256,68 @@ def profile(
     if not quiet:
         print_profile(found)
     _write_json(json_file, found)
+
+
+@app.command()
+@_told
+def export(
+    run: RunArgument,
+    target: Annotated[
+        list[str], typer.Option("--target", metavar="YAML", help="As in a recipe's `targets`; may be given repeatedly.")
+    ],
+    step: Annotated[str | None, typer.Option(metavar="STEP", help="Of this step, in place of the last one.")] = None,
+    recipe_dir: RecipeDirOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Turn a finished run's model into more engines.
+
+    They are proven and measured as the run's own, and go into its folder and report.
+
+    \b
+    potstill export runs/digits --target '{runtime: onnxruntime, precision: [fp32], threads: 2}'
+    """
+    from .finished_run import FinishedRun
+    from .further_engines import add_engines
+    from .recipe import targets_from
+    from .views.terminal import print_engines
+
+    finished = FinishedRun.load(run, recipe_dir)
+    wanted = targets_from(target, finished.recipe)
+    with _progress() as progress:
+        engines = add_engines(finished, wanted, step=step, progress=progress)
+    print_engines("Engines", engines)
+    typer.echo(f"report: {run / 'report.html'}")
+
+
+@app.command()
+@_told
+def bundle(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="The folder to make.")],
+    engine: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Such as 'onnxruntime cpu int8'; without, the final one.")
+    ] = None,
+    triton: Annotated[bool, typer.Option("--triton", help="With a model repository for Triton.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    recipe_dir: RecipeDirOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a folder to deploy of one engine.
+
+    Its manifest says what it takes, gives and was measured to be; its example runs without potstill.
+
+    \b
+    potstill bundle runs/digits --output deploy/digits --triton
+    """
+    from .bundling import bundle as make_bundle
+    from .finished_run import FinishedRun
+
+    finished = FinishedRun.load(run, recipe_dir)
+    with _progress() as progress:
+        manifest = make_bundle(finished, output, engine=engine, triton=triton, replace=force, progress=progress)
+    score = manifest.measured.score
+    typer.echo(f"{manifest.engine.target}: {manifest.metric.name} {score.value:.4g}, the same from the folder alone")
+    typer.echo(f"bundle: {output}")
 
 
 @app.command(name="list")
