@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from potstill.pipeline.views.compare import compare
+from potstill.pipeline.comparison.compare import compare
 from potstill.pipeline.views.compare_views import comparison_html
 from potstill.pipeline.views.html import report_html
 

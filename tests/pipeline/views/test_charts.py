@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.export.measurement import Accuracy, Interval, Latency
+from potstill.pipeline.comparison.pareto import pareto_front
 from potstill.pipeline.journal import CurvePoint
 from potstill.pipeline.report import Report, StepReport
 from potstill.pipeline.views import curves
 from potstill.pipeline.views.curves import training_curves
 from potstill.pipeline.views.labels import placed_labels
-from potstill.pipeline.views.scatter import EnginePoint, pareto_front, scatter
+from potstill.pipeline.views.scatter import EnginePoint, scatter
 from potstill.pipeline.views.svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
 from potstill.pipeline.views.waterfall import waterfall
 
@@ -105,7 +106,7 @@ class TestTexts:
         canvas = scatter(points, width, 400, "s")
         assert overlapping(canvas.texts) == []
         assert outside(canvas) == []
-        assert canvas.markup().count('class="label"') == count
+        assert canvas.markup().count('class="label') == count
 
     def test_of_the_curves_do_not_overlap_or_leave_the_drawing(
         self, samples: ModuleType, count: int, width: float
