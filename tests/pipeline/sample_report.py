@@ -290,6 +290,11 @@ def ranked(engine: EngineMeasurement, fastest: EngineMeasurement) -> Ranked:
     return Ranked(target=engine.target, comparison=comparison)
 
 
+def p50_of(engine: EngineMeasurement) -> float:
+    """At batch 1."""
+    return engine.latency[0].candidate.p50_ms
+
+
 def with_several_targets(report: Report, *, throttled: bool = True) -> Report:
     """The same run with engines for OpenVINO and for a GPU beside ONNX Runtime's, ranked, with energy."""
     as_float, final = (
@@ -319,7 +324,7 @@ def with_several_targets(report: Report, *, throttled: bool = True) -> Report:
         }
     )
     engines = (as_float, final, by_openvino, on_gpu)
-    order = sorted(engines, key=lambda each: each.latency[0].candidate.p50_ms)
+    order = sorted(engines, key=p50_of)
     ranking = tuple(ranked(each, order[0]) for each in order)
     on = report.machine.model_copy(update={"gpu": "NVIDIA H100 80GB HBM3"})
     last = report.steps[-1].model_copy(update={"engine": final})
