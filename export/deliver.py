@@ -22,7 +22,18 @@ from .audit import demand_share, without_float_layers
 from .diagnosis import diagnosis
 from .engine import Array
 from .latency import compare, rank
-from .measurement import Audit, Comparison, EngineMeasurement, Offline, OperatorTime, Parity, Ranked, Server, Value
+from .measurement import (
+    Audit,
+    Comparison,
+    EngineMeasurement,
+    NotMeasured,
+    Offline,
+    OperatorTime,
+    Parity,
+    Ranked,
+    Server,
+    Value,
+)
 from .offline import measure_offline
 from .onnx_file import OUTPUT, OnnxMetadata
 from .parity import demand_parity, numpy_inputs, parity_of
@@ -184,6 +195,7 @@ def measure_engine(
         parity=built.parity,
         audit=built.audit,
         remarks=built.remarks,
+        operators=_operators(built, target, inputs[target.batch[0]]),
     )
     return Measured(engine, values)
 
@@ -244,6 +256,16 @@ def rank_engines(engines: Sequence[tuple[BuiltEngine, Target]], data: Dataset) -
         return ()
     files: Mapping[str, EngineFile] = {built.label: EngineFile(target, built.path) for built, target in engines}
     return rank(files, _inputs(data, batch))
+
+
+def _operators(
+    built: BuiltEngine, target: Target, inputs: Mapping[str, Array]
+) -> tuple[OperatorTime, ...] | NotMeasured:
+    """By one profile: as shares of the engine's time, layers of two profiles of one file differ by little."""
+    try:
+        return target.operator_times(built.path, inputs)
+    except ExportError as error:
+        return NotMeasured(reason=str(error))
 
 
 def compare_engines(built: BuiltEngine, before: BuiltEngine, target: Target, data: Dataset) -> Comparison:

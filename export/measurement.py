@@ -376,3 +376,5 @@ class EngineMeasurement(Value):
     offline: Offline | None = None
     """None where the target does not ask for it; likewise below."""
     server: Server | None = None
+    operators: tuple[OperatorTime, ...] | NotMeasured = ()
+    """What the runtime runs at the first batch size, by one profile; empty in reports of older versions."""

@@ -31,7 +31,7 @@ STANDARD_OUTPUT = Path("-")
 app = typer.Typer(
     name="potstill",
     help="From a recipe to a measured, deployable engine.\n\n"
-    "Exit codes: 0 done, 1 failed, 2 invalid recipe or usage, 3 done but a goal was missed.",
+    "Exit codes: 0 done, 1 failed, 2 invalid recipe or usage, 3 done but a goal was missed or `--fail-if` met.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # rich takes longer to import than all of --help may
@@ -164,34 +164,54 @@ def check(
 @app.command()
 @_told
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their report.json.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Folders of runs, their report.json, or JSON files of `potstill profile`."
+        ),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FOLDER", help="Write compare.md and compare.html here, too.")
+        Path | None,
+        typer.Option("--output", metavar="FOLDER", help="Write compare.html, compare.md and compare.json here, too."),
+    ] = None,
+    budgets: Annotated[
+        list[str],
+        typer.Option("--budget", metavar="NAME=VALUE", help="Draw a line at a p50_ms or a metric; may be repeated."),
+    ] = [],  # noqa: B006, typer copies it
+    fail_if: Annotated[
+        list[str],
+        typer.Option("--fail-if", metavar="CONDITION", help="End with 3 where the first run is so; may be repeated."),
+    ] = [],  # noqa: B006, likewise
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", metavar="RUN", help="What all are compared with, and regressions are told from."),
     ] = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Set runs side by side.
+    """Set runs and profiles side by side.
 
-    Says which differences are within noise.
+    Says which differences are within noise, and ends with 3 where an engine is not as demanded.
 
     \b
     potstill compare runs/digits runs/digits-wide --output compared
+    potstill compare runs/digits --fail-if 'p99_ms>2' --fail-if 'accuracy<0.92'
+    potstill compare runs/digits --baseline main/report.json --fail-if 'regression>5%'
     """
+    from .comparison.request import compared_as_asked
     from .files import write_atomically
-    from .report import Report
     from .storage_errors import storage_errors
-    from .views.compare import compare as comparison_of
-    from .views.compare_views import comparison_html, comparison_markdown, print_comparison
+    from .views.compare_views import comparison_files, print_comparison
 
-    comparison = comparison_of([(path, Report.load(path)) for path in runs])
-    print_comparison(comparison)
+    compared = compared_as_asked(runs, baseline=baseline, fail_if=fail_if, budgets=budgets)
+    print_comparison(compared)
     if output is not None:
-        pages = {"compare.md": comparison_markdown(comparison), "compare.html": comparison_html(comparison)}
         with storage_errors(output):
             output.mkdir(parents=True, exist_ok=True)
-            for name, text in pages.items():
+            for name, text in comparison_files(compared).items():
                 write_atomically(output / name, text.encode())
         typer.echo(f"comparison: {output / 'compare.html'}")
+    if any(each.failed for each in compared.judgements):
+        raise typer.Exit(GOAL_MISSED)
 
 
 @app.command()

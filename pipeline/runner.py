@@ -21,7 +21,6 @@ from ..export.target import Target, scheme_of
 from .artifact import Artifact
 from .cost import macs, num_parameters
 from .data import Dataset
-from .fingerprints import fingerprint
 from .finished_run import Origin
 from .goals import judged
 from .journal import Journal
