@@ -31,6 +31,7 @@ class OnnxRuntimeTarget(OnnxTarget, frozen=True, extra="forbid"):
     """ONNX Runtime, one engine file being a plain ONNX model that any program may load."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
     runtime: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu", "cuda"] = "cpu"
     provider: Literal["cuda", "tensorrt"] = "cuda"

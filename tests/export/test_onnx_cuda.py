@@ -23,7 +23,7 @@ from potstill.export.target import EngineFile
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import AuditError, ExportError, MissingDependency
-from tests.support.gpus import PROBLEM, needs_cuda
+from tests.support.gpus import PROBLEM
 
 Build = Callable[..., BuiltEngine]
 
@@ -100,7 +100,7 @@ class TestDialect:
         np.testing.assert_allclose(after, before, atol=1e-5)
 
 
-@needs_cuda
+@pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM)
 class TestCudaEngine:
     @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("fp16", 5e-3), ("bf16", 4e-2)])
     def test_it_computes_what_the_model_computes(

@@ -1,6 +1,4 @@
-"""Which tests of ONNX Runtime's engines need a GPU, and why they are skipped where there is none."""
-
-import pytest
+"""Why tests of ONNX Runtime's engines on a GPU are skipped where there is none."""
 
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.errors import PotstillError
@@ -16,5 +14,3 @@ def _problem() -> str:
 
 PROBLEM = _problem()
 """Why no session can be made on a GPU here; empty where one can."""
-
-needs_cuda: pytest.MarkDecorator = pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM)
