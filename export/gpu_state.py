@@ -19,7 +19,7 @@ REASONS = {
 }
 """The bits of ``nvmlClocksEventReasons``, but for 0x1: an idle GPU is not held back."""
 
-GRAPHICS_CLOCK, MEMORY_CLOCK = 1, 2
+SM_CLOCK, MEMORY_CLOCK = 1, 2
 """``NVML_CLOCK_SM`` and ``NVML_CLOCK_MEM``."""
 CORE_TEMPERATURE = 0
 
@@ -77,8 +77,8 @@ def device_state() -> DeviceState | None:
 
     milliwatts = told(library.nvmlDeviceGetPowerUsage)
     return DeviceState(
-        sm_clock_mhz=told(library.nvmlDeviceGetClockInfo, GRAPHICS_CLOCK),
-        max_sm_clock_mhz=told(library.nvmlDeviceGetMaxClockInfo, GRAPHICS_CLOCK),
+        sm_clock_mhz=told(library.nvmlDeviceGetClockInfo, SM_CLOCK),
+        max_sm_clock_mhz=told(library.nvmlDeviceGetMaxClockInfo, SM_CLOCK),
         memory_clock_mhz=told(library.nvmlDeviceGetClockInfo, MEMORY_CLOCK),
         temperature_c=told(library.nvmlDeviceGetTemperature, CORE_TEMPERATURE),
         power_w=None if milliwatts is None else milliwatts / 1e3,

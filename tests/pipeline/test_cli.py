@@ -201,7 +201,7 @@ def test_schema_prints_json(capsys: Output) -> None:
 def test_doctor_tells_versions_runtimes_and_a_recommendation(capsys: Output) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "runtime    onnxruntime: can build and run here" in out
+    assert "runtime    onnxruntime cpu: can build and run here" in out
     assert "library    torch " in out
     assert out.splitlines()[-1].startswith("advice     ")
 
