@@ -282,9 +282,12 @@ def diagnose(
     inputs = _inputs(data, target.batch[0])
     widths = {path: size.out_channels for path, size in layer_sizes(artifact.model).items()}
     # In turns, so that what slows the machine for a while is not taken for the layers' doing.
-    profiles = [
-        tuple(target.operator_times(engine.path, inputs) for engine in (before, built)) for _ in range(PROFILES)
-    ]
+    try:
+        profiles = [
+            tuple(target.operator_times(engine.path, inputs) for engine in (before, built)) for _ in range(PROFILES)
+        ]
+    except ExportError as error:
+        return (f"no times of single operators: {error}",)
     was, is_now = (_fastest(each) for each in zip(*profiles, strict=True))
     return diagnosis(was, is_now, widths, built.audit)
 
