@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...export.measurement import P99_SAMPLES, Latency
+from ...export.measurement import Latency
 from .asked import REGRESSION, Condition, Judgement
 from .compare import Compared, common_batch
 from .contender import Contender
@@ -53,9 +53,9 @@ def _found(condition: Condition, compared: Compared, engine: Contender, baseline
                 first.p50_ms, f"p50 is {first.p50_ms:.4g} ms {at} ({interval.low:.4g} to {interval.high:.4g})"
             )
         case "p90_ms":
-            return _Found(first.p90_ms, f"p90 is {first.p90_ms:.4g} ms {at}")
+            return _percentile("p90", first.p90_ms, first)
         case "p99_ms":
-            return _p99(first)
+            return _percentile("p99", first.p99_ms, first)
         case "throughput":
             return _Found(first.throughput, f"throughput is {first.throughput:,.1f} samples/s {at}")
         case "file_bytes":
@@ -74,10 +74,10 @@ def _found(condition: Condition, compared: Compared, engine: Contender, baseline
             return _Found(engine.score.value, f"{name} is {engine.score.value:.4g} ({low:.4g} to {high:.4g})")
 
 
-def _p99(latency: Latency) -> _Found:
-    if latency.p99_ms is None:
-        return _Found(None, f"p99 was not measured: {latency.samples:,} samples, {P99_SAMPLES:,} needed")
-    return _Found(latency.p99_ms, f"p99 is {latency.p99_ms:.4g} ms at batch {latency.batch}")
+def _percentile(name: str, value: float | None, latency: Latency) -> _Found:
+    if value is None:
+        return _Found(None, f"{name} was not measured: {latency.samples:,} samples are too few")
+    return _Found(value, f"{name} is {value:.4g} ms at batch {latency.batch}")
 
 
 def _count(value: int | None, before: str, unit: str, missing: str) -> _Found:

@@ -159,7 +159,7 @@ def _differences_note(compared: Compared, first: Contender) -> str:
     )
     return (
         f"Engines against {first.label}, 95 % intervals. {of_score}Latency: intervals of both medians, combined on "
-        "logarithms (Zou and Donner 2008). They were measured in different sessions, so a difference counts only "
+        "logarithms (Zou and Donner 2008). What was measured in different sessions differs only "
         f"beyond {100 * compared.noise_floor:.1f} %: {moved}."
     )
 

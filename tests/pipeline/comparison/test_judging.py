@@ -60,7 +60,7 @@ class TestNumbers:
         report = report.model_copy(update={"steps": (*report.steps[:-1], last.model_copy(update={"engine": engine}))})
         p99, memory = judged(report, tmp_path, "p99_ms>2", "peak_memory_bytes>1e9")
         assert (p99.failed, p99.value) == (True, None)
-        assert "p99 was not measured: 420 samples, 1,000 needed" in p99.sentence
+        assert "p99 was not measured: 420 samples are too few" in p99.sentence
         assert memory.failed
         assert "its peak memory was not measured" in memory.sentence
 
