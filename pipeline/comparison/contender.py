@@ -59,6 +59,9 @@ class Contender:
     """To the fp32 engine of its run's own teacher, at the first batch size."""
     parameters: int | None = None
     macs: int | None = None
+    beside: tuple[Comparison, ...] = ()
+    """In turns with the engine of `beside_mark`: surer than what two sessions tell."""
+    beside_mark: str = ""
     measurement: EngineMeasurement | None = None
     """Everything else that a run measured."""
 
@@ -189,6 +192,8 @@ class Profiled:
                 file_bytes=entry.file_bytes,
                 peak_memory_bytes=entry.peak_memory_bytes,
                 operators=_layers(entry),
+                beside=entry.beside_first,
+                beside_mark=f"{self.letter}1",
             )
 
 

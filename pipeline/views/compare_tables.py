@@ -159,8 +159,8 @@ def _differences_note(compared: Compared, first: Contender) -> str:
     )
     return (
         f"Engines against {first.label}, 95 % intervals. {of_score}Latency: intervals of both medians, combined on "
-        "logarithms (Zou and Donner 2008). They were measured in different sessions, so a difference counts only "
-        f"beyond {100 * compared.noise_floor:.1f} %: {moved}."
+        f"logarithms (Zou and Donner 2008). Beyond {100 * compared.noise_floor:.1f} % a difference between sessions "
+        f"counts: {moved}."
     )
 
 
