@@ -45,6 +45,11 @@ def _openvino(settings: Settings) -> dict[str, str]:
 DEPLOYMENTS = {
     "onnxruntime": Deployment(("onnxruntime", "onnxruntime-gpu"), Triton('platform: "onnxruntime_onnx"', _onnxruntime)),
     "openvino": Deployment(("openvino",), Triton('backend: "openvino"', _openvino)),
+    "inductor": Deployment(
+        ("torch",),
+        'Triton reads `.pt2` packages by `platform: "torch_aoti"` of its newest PyTorch backends alone, each with the '
+        "PyTorch that it was built with, which nobody tried with ours",
+    ),
     "tensorrt": Deployment(("tensorrt", "torch"), Triton('platform: "tensorrt_plan"')),
 }
 

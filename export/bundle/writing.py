@@ -135,6 +135,7 @@ def _described(contents: Contents) -> Manifest:
             settings=engine.settings,
             file=contents.file.name,
             provider=told.provider,
+            remarks=engine.remarks,
         ),
         inputs=_inputs(told, contents.data.test),
         outputs=_outputs(told, outputs),
