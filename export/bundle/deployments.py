@@ -47,8 +47,8 @@ DEPLOYMENTS = {
     "openvino": Deployment(("openvino",), Triton('backend: "openvino"', _openvino)),
     "inductor": Deployment(
         ("torch",),
-        'Triton reads `.pt2` packages by `platform: "torch_aoti"` of its newest PyTorch backends alone, each with the '
-        "PyTorch that it was built with, which nobody tried with ours",
+        "only the newest PyTorch backends of Triton read `.pt2` packages (their platform is torch_aoti), each with the "
+        "PyTorch that it was built with, and it was not tried with ours",
     ),
     "tensorrt": Deployment(("tensorrt", "torch"), Triton('platform: "tensorrt_plan"')),
 }
