@@ -1,5 +1,6 @@
 """Facts about which batches a server is told to make."""
 
+import numpy as np
 import pytest
 
 from potstill.export.bundle.batching import batching_of
@@ -26,7 +27,8 @@ def offline(knee: int, **throughput_by_batch: float) -> Offline:
         OfflinePoint(batch=int(name.removeprefix("b")), throughput=value, interval=Interval(low=value, high=value))
         for name, value in throughput_by_batch.items()
     )
-    return Offline(best=max(points, key=lambda point: point.throughput), sweep=points, knee=knee)
+    best = points[int(np.argmax([point.throughput for point in points]))]
+    return Offline(best=best, sweep=points, knee=knee)
 
 
 class TestBatching:
