@@ -22,13 +22,24 @@ from .audit import demand_share, without_float_layers
 from .diagnosis import diagnosis
 from .engine import Array
 from .latency import compare, rank
-from .measurement import Audit, Comparison, EngineMeasurement, Offline, OperatorTime, Parity, Ranked, Server, Value
+from .measurement import (
+    Audit,
+    Comparison,
+    EngineMeasurement,
+    NotMeasured,
+    Offline,
+    OperatorTime,
+    Parity,
+    Ranked,
+    Server,
+    Value,
+)
 from .offline import measure_offline
 from .onnx_file import OUTPUT, OnnxMetadata
 from .parity import demand_parity, numpy_inputs, parity_of
 from .scores import Values, paired_change, score_of
 from .server import measure_server
-from .target import EngineFile, Source, Target
+from .target import EngineFile, Source, Target, scheme_of
 
 __all__ = [
     "BuiltEngine",
@@ -108,11 +119,12 @@ def build_engine(
     made = target.make(Source(artifact=artifact, data=data, metadata=metadata), precision, folder)
     file = made.file
     with target.open(file) as engine:
-        parity = parity_of(engine, artifact, data, precision)
+        rule = made.compared_as or precision
+        parity = parity_of(engine, artifact, data, rule, made.reference, in_half=made.in_half)
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = target.audit(file, precision)
     if audit is not None:
-        if artifact.quantization is not None:
+        if artifact.quantization is not None and scheme_of(precision) is not None:
             audit = without_float_layers(audit, artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
     hashes = {each.name: sha256_of(each) for each in target.files_of(file)}
@@ -174,6 +186,7 @@ def measure_engine(
         device=target.device,
         precision=built.precision,
         threads=target.threads,
+        settings=target.model_dump(mode="json"),
         file=file,
         file_bytes=built.file_bytes,
         score=score_of(values, task.metric),
@@ -182,6 +195,7 @@ def measure_engine(
         parity=built.parity,
         audit=built.audit,
         remarks=built.remarks,
+        operators=_operators(built, target, inputs[target.batch[0]]),
     )
     return Measured(engine, values)
 
@@ -244,6 +258,16 @@ def rank_engines(engines: Sequence[tuple[BuiltEngine, Target]], data: Dataset) -
     return rank(files, _inputs(data, batch))
 
 
+def _operators(
+    built: BuiltEngine, target: Target, inputs: Mapping[str, Array]
+) -> tuple[OperatorTime, ...] | NotMeasured:
+    """By one profile: as shares of the engine's time, layers of two profiles of one file differ by little."""
+    try:
+        return target.operator_times(built.path, inputs)
+    except ExportError as error:
+        return NotMeasured(reason=str(error))
+
+
 def compare_engines(built: BuiltEngine, before: BuiltEngine, target: Target, data: Dataset) -> Comparison:
     """An engine timed in turns with the one of the step before, at the target's first batch size."""
     batch = target.batch[0]
@@ -258,9 +282,12 @@ def diagnose(
     inputs = _inputs(data, target.batch[0])
     widths = {path: size.out_channels for path, size in layer_sizes(artifact.model).items()}
     # In turns, so that what slows the machine for a while is not taken for the layers' doing.
-    profiles = [
-        tuple(target.operator_times(engine.path, inputs) for engine in (before, built)) for _ in range(PROFILES)
-    ]
+    try:
+        profiles = [
+            tuple(target.operator_times(engine.path, inputs) for engine in (before, built)) for _ in range(PROFILES)
+        ]
+    except ExportError as error:
+        return (f"no times of single operators: {error}",)
     was, is_now = (_fastest(each) for each in zip(*profiles, strict=True))
     return diagnosis(was, is_now, widths, built.audit)
 

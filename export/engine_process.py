@@ -21,14 +21,21 @@ from .target import Target
 
 # The worker runs exactly this code, whether it is installed or a checkout: `potstill` is the folder above this one.
 _BOOTSTRAP = """
-import json, sys, types
-root, target, *files = sys.argv[1:]
+import importlib, sys, types
+root, module, *arguments = sys.argv[1:]
 potstill = types.ModuleType("potstill")
 potstill.__path__ = [root]
 sys.modules["potstill"] = potstill
-from potstill.export.engine_worker import main
-main(json.loads(target), files)
+importlib.import_module(module).main(*arguments)
 """
+
+
+def python_running(module: str, *arguments: str) -> list[str]:
+    """The command that calls `main` of one of our modules with the arguments, in a process of its own."""
+    root = Path(__file__).parent.parent
+    # -P: a file in the current folder must not be taken for a library.
+    return [sys.executable, "-P", "-c", _BOOTSTRAP, str(root), module, *arguments]
+
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TBB_NUM_THREADS")
 
@@ -57,12 +64,10 @@ class EngineProcess:
 
     def __enter__(self) -> Self:
         self._scratch = TemporaryDirectory(prefix="potstill-")
-        root = Path(__file__).parent.parent
-        arguments = (str(root), self._target.model_dump_json(), *(str(file.absolute()) for file in self._files))
+        files = (str(file.absolute()) for file in self._files)
         with self._stderr_file.open("w") as stderr:
             self._process = subprocess.Popen(
-                # -P: a file in the current folder must not be taken for a library.
-                [sys.executable, "-P", "-c", _BOOTSTRAP, *arguments],
+                python_running(f"{__package__}.engine_worker", self._target.model_dump_json(), *files),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -102,6 +107,10 @@ class EngineProcess:
     def timed(self, count: int, engine: int = 0) -> NDArray[np.float64]:
         """Seconds of each of `count` runs."""
         return np.array(self._ask(do="time", engine=engine, count=count)["seconds"])
+
+    def run_for(self, seconds: float, engine: int = 0) -> int:
+        """Run without a pause for `seconds`; returns how often."""
+        return int(self._ask(do="run_for", engine=engine, seconds=seconds)["runs"])
 
     def device_timed(self, count: int, engine: int = 0) -> NDArray[np.float64] | None:
         """Seconds of each of `count` runs by the device's own clock; None on the CPU."""

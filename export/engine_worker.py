@@ -24,6 +24,9 @@ from .lengthened import loops_for, timed_with_loops
 from .server_load import WallClock, arrivals, latencies
 from .target import targets
 
+RUNS_BETWEEN_LOOKS = 10
+"""At the clock, while an engine runs for a while."""
+
 
 @dataclass
 class _Held:
@@ -33,8 +36,9 @@ class _Held:
     loops: int = 0
 
 
-def main(target: dict[str, JsonValue], files: Sequence[str]) -> None:
+def main(target_json: str, *files: str) -> None:
     """Serve commands from standard input until it ends."""
+    target: dict[str, JsonValue] = json.loads(target_json)
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -75,6 +79,8 @@ def _obey(engines: Sequence[_Held], command: dict[str, Any]) -> dict[str, JsonVa
             engine.timed(1)
             seconds = engine.device_timed(command["count"])
             return {"seconds": None if seconds is None else seconds.tolist()}
+        case "run_for":
+            return {"runs": _run_for(engine, command["seconds"])}
         case "memory":
             return {"peak_bytes": peak_memory_bytes(), "device_bytes": engine.device_memory_bytes()}
         case "lengthen":
@@ -121,6 +127,14 @@ def _warm_up(engine: Engine, seconds: float) -> float:
     while perf_counter() < end or len(durations) < 3:
         durations.extend(engine.timed(1).tolist())
     return float(np.median(durations[len(durations) // 2 :]))
+
+
+def _run_for(engine: Engine, seconds: float) -> int:
+    runs, end = 0, perf_counter() + seconds
+    while perf_counter() < end:
+        engine.timed(RUNS_BETWEEN_LOOKS)
+        runs += RUNS_BETWEEN_LOOKS
+    return runs
 
 
 def peak_memory_bytes() -> int | None:

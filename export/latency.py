@@ -10,9 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .energy import counter_of, energy_of
 from .engine import Array
 from .engine_process import EngineProcess
-from .measurement import P50_SAMPLES, P99_SAMPLES, Comparison, Latency, Ranked
+from .gpu_state import device_state
+from .measurement import (
+    P50_SAMPLES,
+    P99_SAMPLES,
+    Comparison,
+    DeviceState,
+    Energy,
+    Latency,
+    NotMeasured,
+    Ranked,
+)
 from .resampling import compared, half_width, latency_of, ranked
 from .target import EngineFile, Target
 
@@ -67,6 +78,17 @@ class InTurns:
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """What a candidate's GPU showed."""
+
+    latency: tuple[Latency, ...]
+    """One a batch size, in the same turns as the host's."""
+    memory_bytes: int | None
+    states: tuple[DeviceState, DeviceState] | None
+    """Before and after all timing; None without NVML."""
+
+
+@dataclass(frozen=True)
 class Timing:
     """What the processes of a candidate and its baseline showed."""
 
@@ -74,16 +96,45 @@ class Timing:
     """One a batch size."""
     peak_memory_bytes: int | None
     """Of the candidate's process."""
+    on_device: OnDevice | None
+    """None on the CPU."""
+    energy: Energy | NotMeasured | None
+    """None unless it was asked for."""
 
 
-def compare(candidate: EngineFile, baseline: EngineFile, inputs_by_batch: Mapping[int, Mapping[str, Array]]) -> Timing:
+def compare(
+    candidate: EngineFile,
+    baseline: EngineFile,
+    inputs_by_batch: Mapping[int, Mapping[str, Array]],
+    *,
+    energy: bool = False,
+) -> Timing:
     """Time the engine `candidate` beside `baseline`; with the same file for both it is an A/A run.
 
-    Raises ExportError when a process dies.
+    With `energy`, the candidate's is measured as well, at the first batch size. Raises ExportError when a process dies.
     """
+    on_gpu = candidate.target.device == "cuda"
+    before = device_state() if on_gpu else None
     both = in_turns([Contestant(each, inputs_by_batch) for each in (baseline, candidate)])
-    comparisons = tuple(compared(batch, *blocks) for batch, blocks in both.blocks.items())
-    return Timing(comparisons, both.peak_memory_bytes[1])
+    after = device_state() if on_gpu else None
+    states = None if before is None or after is None else (before, after)
+    return Timing(
+        comparisons=tuple(compared(batch, *blocks) for batch, blocks in both.blocks.items()),
+        peak_memory_bytes=both.peak_memory_bytes[1],
+        on_device=OnDevice(both.device_latency(1), both.device_memory_bytes[1], states) if on_gpu else None,
+        energy=_energy(candidate, inputs_by_batch) if energy else None,
+    )
+
+
+def _energy(candidate: EngineFile, inputs_by_batch: Mapping[int, Mapping[str, Array]]) -> Energy | NotMeasured:
+    counter = counter_of(candidate.target.device)
+    if isinstance(counter, NotMeasured):
+        return counter
+    batch, inputs = next(iter(inputs_by_batch.items()))
+    with _process(candidate) as process:
+        process.bind(inputs)
+        process.warm_up(WARM_UP_SECONDS)
+        return energy_of(counter, process.run_for, batch)
 
 
 def rank(files: Mapping[str, EngineFile], inputs: Mapping[str, Array]) -> tuple[Ranked, ...]:

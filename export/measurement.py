@@ -38,6 +38,22 @@ def wilson_interval(hits: int, count: int) -> Interval:
     return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
+class GpuFacts(Value):
+    """A GPU that engines can run on."""
+
+    name: str
+    compute_capability: str
+    """Such as ``9.0``."""
+    memory_bytes: int
+    multiprocessors: int
+    driver: str | None
+    """Its version; None where NVML does not tell, likewise below."""
+    driver_cuda: str | None
+    """The newest CUDA that the driver runs."""
+    cuda: str | None
+    """The CUDA that torch is built with."""
+
+
 class Machine(Value):
     """Where a measurement was taken. What could not be found out says ``unknown`` or is None."""
 
@@ -55,6 +71,8 @@ class Machine(Value):
     load: tuple[float, float, float] | None
     """Runnable processes on average over 1, 5 and 15 minutes, when the facts were taken."""
     gpu: str | None
+    gpus: tuple[GpuFacts, ...] = ()
+    """Empty in reports of older versions, too."""
 
     def identity(self) -> dict[str, JsonValue]:
         """Everything but the load: measurements taken under equal identities may be set beside each other."""
@@ -329,6 +347,10 @@ class EngineMeasurement(Value):
     device: str
     precision: str
     threads: int
+    settings: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    """The target as the recipe has it, with every default; empty in reports of older versions."""
+    machine: Machine | None = None
+    """Where it was measured, if not where the rest of its report was."""
     file: str
     """Where the engine lies, from the run's folder."""
     file_bytes: int
@@ -354,3 +376,5 @@ class EngineMeasurement(Value):
     offline: Offline | None = None
     """None where the target does not ask for it; likewise below."""
     server: Server | None = None
+    operators: tuple[OperatorTime, ...] | NotMeasured = ()
+    """The operators that the runtime runs at the first batch size, by one profile; empty in older reports."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -14,15 +14,24 @@ from .scenarios import OfflineScenario, ServerScenario, batch_sizes
 
 if TYPE_CHECKING:  # the process that runs an engine reads this module, and imports no torch
     from onnx import ModelProto
+    from torch import nn
 
     from ..pipeline.artifact import Artifact
     from ..pipeline.data import Dataset
     from .engine import Array, Engine
     from .onnx_file import OnnxMetadata
 
-FLOAT, HALF, INT8 = "fp32", "fp16", "int8"
+FLOAT, HALF, BF16, INT8, FP8 = "fp32", "fp16", "bf16", "int8", "fp8"
 QUANTIZED = frozenset({INT8, "int8_weights", "int4_weights"})
 """The precisions that a `quantize` stage makes, each the name of a scheme; others are made of any model."""
+
+
+def scheme_of(precision: str) -> str | None:
+    """The scheme of the `quantize` stage that a precision is made of; None for those that are made of any model.
+
+    fp8 takes its ranges from the grids of int8.
+    """
+    return INT8 if precision == FP8 else precision if precision in QUANTIZED else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +52,12 @@ class Made:
     """That `Target.open` takes."""
     remarks: tuple[str, ...] = ()
     """What is not as the precision's name says, such as operators that stay in float32."""
+    reference: "nn.Module | None" = field(default=None, repr=False)
+    """What the engine computes, in PyTorch, where that is not what `Artifact.executable` does."""
+    compared_as: str | None = None
+    """The precision whose rule of parity holds, where that is not the one asked for."""
+    in_half: bool = False
+    """Whether what a quantized engine leaves in float is in 16 bits."""
 
 
 class Target(BaseModel, ABC, frozen=True, extra="forbid"):
@@ -50,6 +65,8 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
 
     suffixes: ClassVar[tuple[str, ...]]
     """The endings of the files that `open` takes, that of the runtime's own format first."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What pip knows the runtime by; `potstill doctor` tells the versions."""
 
     runtime: str
     device: str
@@ -147,10 +164,10 @@ class OnnxTarget(Target, ABC, frozen=True, extra="forbid"):
         from .proof import measured_ranges
 
         model = exported(source.artifact, precision, source.data.example(), source.metadata)
-        if precision != HALF:
+        if precision != HALF and precision != BF16:
             return model, ()
         model = with_floats(model)
-        half = in_half(model, "fp16", measured_ranges(model, source.data))
+        half = in_half(model, precision, measured_ranges(model, source.data))
         return half.model, half.in_words()
 
     @abstractmethod

@@ -6,38 +6,29 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-
-from pydantic import JsonValue
 
 from ..export.deliver import (
     BuiltEngine,
     Measured,
-    OnnxMetadata,
-    Ranking,
-    Scenarios,
-    build_engine,
     compare_engines,
     diagnose,
-    measure_engine,
-    measure_scenarios,
     paired_change,
-    rank_engines,
 )
 from ..export.machine import machine_facts
 from ..export.measurement import Comparison, EngineMeasurement, Gate, Ranked, ScoreChange
-from ..export.target import QUANTIZED, Target
+from ..export.target import Target, scheme_of
 from .artifact import Artifact
 from .cost import macs, num_parameters
 from .data import Dataset
-from .fingerprints import code_fingerprint, fingerprint
+from .finished_run import Origin
 from .goals import judged
 from .journal import Journal
 from .plan import TEACHER, Plan, Step
 from .progress import Progress
 from .recipe import Recipe
 from .report import Report, StepReport
+from .run_engines import Finished, RunEngines
 from .run_folder import Reuse, RunFolder
 from .teacher import Teacher
 from .views.files import report_files
@@ -87,17 +78,6 @@ class _Clock:
         return self.total - sum(self.spent.values())
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """A step that has its artifact."""
-
-    step: Step
-    artifact: Artifact
-    journal: Journal
-    reused: bool
-    seconds: float
-
-
 class _Run:
     """One call of `run`: what it holds on to from the first step to the report."""
 
@@ -109,6 +89,7 @@ class _Run:
         self._progress = progress
         self._plan = Plan.of(recipe, directory)
         self._data: Dataset = self._plan.data
+        self._engines = RunEngines(self._plan, files, progress, self._clock.counting)
         self._teacher: Teacher | None = None
         self._artifacts: dict[str, Artifact] = {}
         self._measurements: list[Measured] = []
@@ -118,8 +99,8 @@ class _Run:
         self._files.write_file("recipe.yaml", self._plan.recipe_yaml)
         reports: list[StepReport] = []
         artifact = self._plan.initial_artifact()
-        last: _Finished | None = None
-        before: _Finished | None = None
+        last: Finished | None = None
+        before: Finished | None = None
         baselines: dict[str, BuiltEngine] = {}
         for step in self._plan.steps(until):
             last = self._made(step, artifact)
@@ -127,19 +108,19 @@ class _Run:
             self._artifacts[step.name] = artifact
             if self._teacher is None:
                 self._teacher = self._plan.teacher_of(artifact, self._files.path.parent)
-                baselines = {target.label: self._built(last, target, "fp32") for target in self._recipe.targets}
+                baselines = {target.label: self._engines.built(last, target, "fp32") for target in self._recipe.targets}
             reports.append(self._reported(last, before, baselines))
             before = last
         assert last is not None  # a plan has at least one step
         engines = self._all_engines(last, baselines)
-        return self._saved(tuple(reports), engines, self._ranking(last))
+        return self._saved(tuple(reports), engines, self._engines.ranking(last, self._finals(last)))
 
-    def _made(self, step: Step, artifact: Artifact) -> _Finished:
+    def _made(self, step: Step, artifact: Artifact) -> Finished:
         part = f"{step.folder}/artifact"
         found = self._files.state(part, step.fingerprint)
         if isinstance(found, Reuse):
             self._progress.say(f"{step.folder}: reused")
-            return _loaded(step, found.path)
+            return Finished.load(step, found.path)
         if found.reason:
             self._progress.say(f"{step.folder}: {found.reason}")
         with self._clock.counting("training"):
@@ -166,90 +147,14 @@ class _Run:
             story = {"seconds": seconds, "journal": journal.model_dump(mode="json")}
             (folder / "journal.json").write_text(json.dumps(story, indent=1))
         self._files.discard_checkpoints(step.folder)
-        return _Finished(step, made, journal, reused=False, seconds=seconds)
+        return Finished(step, made, journal, reused=False, seconds=seconds)
 
-    def _built(self, last: _Finished, target: Target, precision: str) -> BuiltEngine:
-        """The engine of a step's artifact, reused where nothing it depends on changed."""
-        part = f"{last.step.folder}/{target.slug}-{precision}"
-        made_from = fingerprint(last.step.fingerprint, target.build_settings(), precision, self._export_code)
-        found = self._files.state(part, made_from)
-        if isinstance(found, Reuse):
-            return BuiltEngine.load(found.path)
-        with self._clock.counting("export"), self._files.writing(part, made_from) as folder:
-            self._progress.say(f"{last.step.folder}: exports {target.label} {precision}")
-            metadata = OnnxMetadata(recipe_hash=self._plan.model_hash, stage=last.step.name, classes=self._data.classes)
-            engine = build_engine(last.artifact, target, precision, folder, self._data, metadata=metadata)
-            for remark in engine.remarks:
-                self._progress.say(f"{last.step.folder}: {engine.label}: {remark}")
-        return BuiltEngine.load(self._files.path / part)
-
-    def _measured(self, last: _Finished, target: Target, precision: str, baseline: BuiltEngine) -> Measured:
-        """The engine's numbers beside the teacher's, taken on this machine."""
-        engine = self._built(last, target, precision)
-        part = f"{last.step.folder}/{target.slug}-{precision}-measured"
-        made_from = self._measured_from(
-            engine.fingerprint, baseline.fingerprint, target.measure_settings(), self._plan.task.identity
-        )
-        found = self._files.state(part, made_from)
-        if isinstance(found, Reuse):
-            return Measured.load(found.path)
-        with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
-            self._progress.say(f"{last.step.folder}: measures {target.label} {precision}")
-            file = f"{last.step.folder}/{target.slug}-{precision}/{engine.file}"
-            measured = measure_engine(engine, baseline, target, self._data, self._plan.task, file=file)
-            measured.save(folder)
-        return measured
-
-    def _with_scenarios(self, measured: EngineMeasurement, last: _Finished, target: Target) -> EngineMeasurement:
-        """The same with the scenarios that the target asks for."""
-        settings = target.scenario_settings()
-        if not settings:
-            return measured
-        engine = self._built(last, target, measured.precision)
-        part = f"{last.step.folder}/{target.slug}-{measured.precision}-scenarios"
-        made_from = self._measured_from(engine.fingerprint, settings)
-        found = self._files.state(part, made_from)
-        if isinstance(found, Reuse):
-            scenarios = Scenarios.load(found.path)
-        else:
-            with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
-                self._progress.say(f"{last.step.folder}: measures the scenarios of {engine.label}")
-                scenarios = measure_scenarios(engine, target, self._data)
-                scenarios.save(folder)
-        return measured.model_copy(update={"offline": scenarios.offline, "server": scenarios.server})
-
-    def _ranking(self, last: _Finished) -> tuple[Ranked, ...]:
-        """The final engines of all targets beside each other."""
-        engines = [(self._built(last, target, precision), target) for target, precision in self._finals(last)]
-        if len(engines) < 2:
-            return ()
-        part = f"{last.step.folder}/ranking"
-        made_from = self._measured_from([[engine.fingerprint, target.measure_settings()] for engine, target in engines])
-        found = self._files.state(part, made_from)
-        if isinstance(found, Reuse):
-            return Ranking.load(found.path).engines
-        with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
-            self._progress.say(f"{last.step.folder}: times the {len(engines)} final engines in turns")
-            ranking = Ranking(engines=rank_engines(engines, self._data))
-            if not ranking.engines:
-                self._progress.say(f"{last.step.folder}: engines are not ranked: their targets share no batch size")
-            ranking.save(folder)
-        return ranking.engines
-
-    def _measured_from(self, *parts: JsonValue) -> str:
-        """The fingerprint of a measurement, which is of this machine and this code as well."""
-        return fingerprint(*parts, machine_facts().identity(), self._export_code)
-
-    @cached_property
-    def _export_code(self) -> str:
-        return code_fingerprint("export")
-
-    def _gate(self, last: _Finished, before: _Finished, timing: Comparison, baseline: BuiltEngine) -> Gate:
+    def _gate(self, last: Finished, before: Finished, timing: Comparison, baseline: BuiltEngine) -> Gate:
         """The step's engine beside that of the step before; with the diagnosis where a compression did not pay."""
         target = self._recipe.targets[0]
-        engine, previous = (self._built(each, target, self._precision(each)) for each in (last, before))
+        engine, previous = (self._engines.built(each, target, self._precision(each)) for each in (last, before))
         part = f"{last.step.folder}/{target.slug}-gate"
-        made_from = self._measured_from(engine.fingerprint, previous.fingerprint, target.measure_settings())
+        made_from = self._engines.measured_from(engine.fingerprint, previous.fingerprint, target.measure_settings())
         found = self._files.state(part, made_from)
         if isinstance(found, Reuse):
             return Gate.model_validate_json((found.path / "gate.json").read_bytes())
@@ -269,20 +174,20 @@ class _Run:
             (folder / "gate.json").write_text(gate.model_dump_json(indent=1))
         return gate
 
-    def _precision(self, last: _Finished) -> str:
+    def _precision(self, last: Finished) -> str:
         """Of the engine that a step is judged by: that of its quantization, where the first target has it."""
         quantization = last.artifact.quantization
-        if quantization is None or quantization.scheme not in self._recipe.targets[0].precision:
-            return "fp32"
-        return quantization.scheme
+        scheme = None if quantization is None else quantization.scheme
+        made_of_it = (each for each in self._recipe.targets[0].precision if scheme and scheme_of(each) == scheme)
+        return next(made_of_it, "fp32")
 
-    def _reported(self, last: _Finished, before: _Finished | None, baselines: dict[str, BuiltEngine]) -> StepReport:
+    def _reported(self, last: Finished, before: Finished | None, baselines: dict[str, BuiltEngine]) -> StepReport:
         """A step with the numbers of its engine for the first target."""
         target = self._recipe.targets[0]
         baseline = baselines[target.label]
-        measured = self._measured(last, target, self._precision(last), baseline)
+        measured = self._engines.measured(last, target, self._precision(last), baseline)
         self._measurements.append(measured)
-        engine = measured.engine if before else self._with_scenarios(measured.engine, last, target)
+        engine = measured.engine if before else self._engines.with_scenarios(measured.engine, last, target)
         return StepReport(
             name=last.step.folder,
             stage=last.step.stage.stage if last.step.stage else TEACHER,
@@ -305,20 +210,22 @@ class _Run:
             return None
         return paired_change(self._measurements[against].values, self._measurements[-1].values, metric)
 
-    def _all_engines(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
+    def _all_engines(self, last: Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
         """Every final engine's numbers."""
         return tuple(
-            self._with_scenarios(self._measured(last, target, precision, baselines[target.label]).engine, last, target)
+            self._engines.with_scenarios(
+                self._engines.measured(last, target, precision, baselines[target.label]).engine, last, target
+            )
             for target, precision in self._finals(last)
         )
 
-    def _finals(self, last: _Finished) -> tuple[tuple[Target, str], ...]:
+    def _finals(self, last: Finished) -> tuple[tuple[Target, str], ...]:
         """Every target and precision of the last artifact; others than fp32 only where it is quantized."""
         return tuple(
             (target, precision)
             for target in self._recipe.targets
             for precision in target.precision
-            if precision not in QUANTIZED or last.artifact.quantization is not None
+            if scheme_of(precision) is None or last.artifact.quantization is not None
         )
 
     def _saved(
@@ -340,12 +247,7 @@ class _Run:
             ranking=ranking,
             goals=judged(self._recipe.goals, steps[0].engine, steps[-1].engine),
         )
+        Origin(directory=self._plan.directory.absolute(), data=self._data.fingerprint).save(self._files)
         for name, text in report_files(report).items():
             self._files.write_file(name, text)
         return report
-
-
-def _loaded(step: Step, folder: Path) -> _Finished:
-    story = json.loads((folder / "journal.json").read_text())
-    journal = Journal.model_validate(story["journal"])
-    return _Finished(step, Artifact.load(folder), journal, reused=True, seconds=story["seconds"])

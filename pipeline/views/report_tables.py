@@ -6,6 +6,7 @@ from ...export.measurement import P90_SAMPLES, P99_SAMPLES, Comparison, Machine
 from ..progress import duration_text
 from ..report import Earned, Report, StepReport
 from . import wording
+from .device_tables import device_latency_table, device_state_table, throttling_sentences
 from .engine_tables import (
     NO_CHANGE,
     engines_table,
@@ -22,6 +23,7 @@ from .engine_tables import (
     tone_of,
 )
 from .metric_words import MetricWords
+from .ranking import ranking_table
 from .scenario_tables import scenario_tables
 from .tables import Cell, Table, cells, figures, not_measured, words
 from .terms import terms_of
@@ -86,6 +88,20 @@ def _gate_sentence(before: StepReport, step: StepReport) -> str:
     )
 
 
+def warning_sentences(report: Report) -> tuple[str, ...]:
+    """What a reader must know before any number: a GPU that was held back, and compressions that did not pay."""
+    return (*throttling_sentences(report), *gate_sentences(report))
+
+
+def judged_sentence(report: Report) -> str:
+    """Which engine the headline and the goals are about; empty where there is one target only."""
+    final = report.steps[-1].engine
+    targets = {engine.target.removesuffix(f" {engine.precision}") for engine in report.engines}
+    if len(targets) < 2:
+        return ""
+    return f"Goals are judged by {final.target}, the engine for the first target."
+
+
 def headline_table(report: Report) -> Table:
     """Teacher beside final engine, and what became of each measure."""
     headline = report.headline
@@ -128,6 +144,8 @@ def headline_table(report: Report) -> Table:
         figures("Change"),
     )
     note = "The teacher's latency is the one timed in turns with the final engine. 95 % intervals."
+    if judged_sentence(report):
+        note = f"The final engine is {final.engine.target}, for the first target. {note}"
     return Table("Teacher and final engine", columns, rows, note)
 
 
@@ -144,7 +162,7 @@ def goals_table(report: Report) -> Table:
         for goal in report.goals
     )
     columns = (words("Goal"), words("Verdict"), figures("Asked"), figures("Reached"), words("In words"))
-    return Table("Goals", columns, rows)
+    return Table("Goals", columns, rows, judged_sentence(report))
 
 
 def _goal_figure(goal: str, value: float) -> str:
@@ -358,6 +376,9 @@ def _size_words(file_ratio: float | None) -> str:
 def tables_of(report: Report) -> Iterator[Table]:
     """The tables that every view shows, in the order in which a reader asks."""
     yield headline_table(report)
+    ranked = ranking_table(report)
+    if ranked is not None:
+        yield ranked
     if report.goals:
         yield goals_table(report)
     yield earned_table(report)
@@ -368,4 +389,7 @@ def tables_of(report: Report) -> Iterator[Table]:
     if remarks is not None:
         yield remarks
     yield latency_table("The final engines' latency", [(engine.target, engine) for engine in report.engines])
+    for table in (device_latency_table(report), device_state_table(report)):
+        if table is not None:
+            yield table
     yield from scenario_tables(report)
