@@ -13,7 +13,7 @@ from ...pipeline.errors import ExportError
 from ..engine import Array, EngineDescription
 from ..fitting import demand_fitting
 from .runtime_graph import RuntimeGraph
-from .session import brief, compiled, name_of, openvino, taken, version
+from .session import brief, name_of, opened, openvino, taken, version
 
 
 class Engine:
@@ -28,7 +28,7 @@ class Engine:
         self._request: Any = None
 
     def __enter__(self) -> Self:
-        self._model = compiled(self._file, self._threads, profile=self._profile)
+        self._model = opened(self._file, self._threads, profile=self._profile)
         return self
 
     def __exit__(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...pipeline.errors import ExportError
 from ..target import BF16, HALF
 from .runtime_graph import PART, RuntimeGraph
-from .session import BIN, ONNX, XML, openvino, read
+from .session import BIN, ONNX, XML, Refusal, compiled, converted, openvino, version
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -23,17 +23,21 @@ def write(model: "ModelProto", exported: "ModelProto", precision: str, folder: P
     Beside them is what the graph is a dialect of, as ``model.onnx``. All three or none: ExportError when OpenVINO
     cannot convert or compile the graph. Equal graphs give equal bytes.
     """
-    from .engine import Engine
-
     with TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
         onnx_file, xml = (Path(scratch) / f"{NAME}{ending}" for ending in (ONNX, XML))
         onnx_file.write_bytes(model.SerializeToString(deterministic=True))
-        converted = read(onnx_file)
-        _name_parts(converted, model.graph)
-        # Its default is to store float32 weights in 16 bits.
-        openvino().save_model(converted, xml, compress_to_fp16=False)
-        with Engine(xml) as engine:
-            _demand_types(engine.graph(), precision)
+        try:
+            made = converted(onnx_file)
+            _name_parts(made, model.graph)
+            # Its default is to store float32 weights in 16 bits.
+            openvino().save_model(made, xml, compress_to_fp16=False)
+            graph = RuntimeGraph.of(compiled(converted(xml)))
+        except Refusal as why:
+            raise ExportError(
+                f"OpenVINO {version()} cannot run the exported graph: {why}\n"
+                "Mend: replace the operator in the model, install a newer openvino, or take this target out."
+            ) from why
+        _demand_types(graph, precision)
         onnx_file.write_bytes(exported.SerializeToString(deterministic=True))
         for ending in (ONNX, BIN, XML):
             xml.with_suffix(ending).replace(folder / f"{NAME}{ending}")

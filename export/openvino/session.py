@@ -54,33 +54,50 @@ def settings(threads: int, *, profile: bool = False) -> dict[str, Any]:
     }
 
 
-def read(file: Path) -> Any:
-    """The model of an IR or ONNX file; ExportError when it is not whole or OpenVINO cannot read it."""
-    package = openvino()
+class Refusal(Exception):
+    """Why OpenVINO does not take a file or a model, on one line."""
+
+
+def opened(file: Path, threads: int, *, profile: bool = False) -> Any:
+    """The model of an IR or ONNX file, compiled for this machine's CPU.
+
+    Raises ExportError when a file is missing or damaged, when OpenVINO cannot run it, and for bf16 that the processor
+    has not.
+    """
     if not file.is_file():
         raise ExportError(f"there is no engine file {file}; run again to build it")
     weights = file.with_suffix(BIN)
     if file.suffix == XML and not weights.is_file():
         raise ExportError(f"{file} has no {weights.name} beside it, which holds its weights; run again to build it")
     try:
-        frontend = package.frontend.FrontEndManager().load_by_framework(FRONTENDS[file.suffix])
+        return compiled(converted(file), threads, profile=profile)
+    except Refusal as why:
+        raise ExportError(
+            f"{file} is damaged, or holds what OpenVINO {version()} cannot run: {why}\n"
+            "Mend: remove the file and run again, or install a newer openvino."
+        ) from why
+
+
+def converted(file: Path) -> Any:
+    """The model of an IR or ONNX file, or Refusal."""
+    try:
+        frontend = openvino().frontend.FrontEndManager().load_by_framework(FRONTENDS[file.suffix])
         model = frontend.convert(frontend.load(str(file)))
     except Exception as error:  # OpenVINO raises RuntimeError and types of its own without a public base class
-        raise _damaged(file, brief(error)) from error
+        raise Refusal(brief(error)) from error
     if not model.outputs:
-        raise _damaged(file, "it holds no model")
+        raise Refusal("it holds no model")
     return model
 
 
-def compiled(file: Path, threads: int, *, profile: bool = False) -> Any:
-    """The model of a file, compiled for this machine's CPU; ExportError likewise, and for bf16 that it has not."""
-    model = read(file)
+def compiled(model: Any, threads: int = 1, *, profile: bool = False) -> Any:
+    """For this machine's CPU, or Refusal; ExportError for bf16 that the processor has not."""
     if precision_of(model) == BF16:
         demand_bf16()
     try:
         return openvino().Core().compile_model(model, "CPU", settings(threads, profile=profile))
     except Exception as error:  # likewise
-        raise _damaged(file, brief(error)) from error
+        raise Refusal(brief(error)) from error
 
 
 def precision_of(model: Any) -> str | None:
@@ -120,10 +137,3 @@ def taken(port: Any) -> Taken:
 def name_of(port: Any, place: int) -> str:
     """An input's or output's name, or its place where it has none."""
     return min(port.get_names(), default=str(place))
-
-
-def _damaged(file: Path, why: str) -> ExportError:
-    return ExportError(
-        f"{file} is damaged, or holds what OpenVINO {version()} cannot run: {why}\n"
-        "Mend: remove the file and run again, or install a newer openvino."
-    )
