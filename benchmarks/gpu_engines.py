@@ -239,9 +239,9 @@ def settled(model: nn.Module, data: Dataset) -> nn.Module:
     return model.eval()
 
 
-def built_rows(name: str, device: str, scratch: Path, jobs: int) -> list[Row]:
+def built_rows(name: str, device: str, scratch: Path, jobs: int, runtimes: Sequence[str]) -> list[Row]:
     """All rows of a network, each built or with its problem."""
-    rows = [Row(name, runtime, precision, settings) for runtime, precision, settings in ROWS]
+    rows = [Row(name, *row) for row in ROWS if row[0] in runtimes]
     if jobs == 1:
         bench = Bench(name, device, scratch)
         return [bench.build(row) for row in rows]
@@ -290,6 +290,7 @@ def main() -> None:
     """Every row of every network; exit code 1 when none could be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*NETWORKS], default=[*NETWORKS])
+    parser.add_argument("--runtimes", nargs="+", default=[*{row[0]: None for row in ROWS}])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"))
@@ -313,7 +314,7 @@ def _measured(
         print(f"{time.monotonic() - begun:.0f} s: {name}, {what}", file=sys.stderr, flush=True)
         _write(arguments.out, [*before, *rows])
 
-    rows = built_rows(name, arguments.device, scratch, arguments.jobs)
+    rows = built_rows(name, arguments.device, scratch, arguments.jobs, arguments.runtimes)
     told("built " + ", ".join(f"{row.engine} {row.build_seconds:.0f} s" for row in rows))
     able = [row for row in rows if not row.problem]
     inputs = Bench(name, arguments.device, scratch).inputs
@@ -354,7 +355,7 @@ def _markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"- {libraries}"
     yield ""
     yield (
-        f"| network | engine | batch | host p50 ms | device p50 ms | samples/s | times the first | mJ a sample | "
+        "| network | engine | batch | host p50 ms | device p50 ms | samples/s | times the first | mJ a sample | "
         "GPU MiB | SM MHz | mean difference |"
     )
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---|---:|"
