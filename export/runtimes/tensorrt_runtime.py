@@ -160,10 +160,8 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
 
     def open(self, file: Path) -> "TensorRTEngine":
         """The engine in a file, held against its manifest when it is entered."""
-        from ..tensorrt.native.device import demand_library
         from ..tensorrt.native.execution import TensorRTEngine
 
-        demand_library()
         return TensorRTEngine(file, cuda_graph=self.cuda_graph)
 
     def files_of(self, file: Path) -> tuple[Path, ...]:
