@@ -244,8 +244,8 @@ class TestPartsThatDoNotFit:
         ]
         other = gpu.replace("- stage: quantize", "- {stage: quantize, scheme: int4_weights}")
         assert problems_of(other, written)[0].endswith(
-            "fp8 needs a `quantize` stage with `scheme: int8`, and the recipe's has `scheme: int4_weights`; change one of "
-            "them"
+            "fp8 needs a `quantize` stage with `scheme: int8`, and the recipe's has `scheme: int4_weights`; change one "
+            "of them"
         )
 
     def test_an_engine_of_stored_weights_needs_that_scheme_and_the_other_way_round(self, written: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from potstill.export.audit import demand_share, weighted_layers, without_float_layers
 from potstill.export.dialects.tensorrt import for_tensorrt
 from potstill.export.half import in_half
-from potstill.export.tensorrt.inspection import engine_layers, operator_times_of, standing_for, tensor_remark
+from potstill.export.tensorrt.inspection import engine_layers, kinds, operator_times_of, standing_for, tensor_remark
 from potstill.export.tensorrt.precision_audit import audited
 from potstill.pipeline.errors import AuditError, ExportError
 
@@ -214,6 +214,11 @@ class TestLayers:
     def test_names_alone_are_refused(self) -> None:
         with pytest.raises(ExportError, match="detailed profiling verbosity"):
             engine_layers(json.dumps({"Layers": ["conv1 + relu"], "Bindings": []}))
+
+    def test_kinds_are_counted_with_and_without_details(self) -> None:
+        layers = [convolution("a/Conv", "int8", 10), convolution("b/Conv", "int8", 10)]
+        assert kinds(document(layers, 10)) == {"CaskConvolution": 2}
+        assert kinds(json.dumps({"Layers": ["a", "b", "c"]})) == {"layer": 3}
 
     @pytest.mark.parametrize("text", ["", "[1]", "{"])
     def test_what_is_no_such_document_is_refused(self, text: str) -> None:

@@ -27,13 +27,14 @@ def model(tmp_path: Path) -> Path:
 def test_the_weights_come_along(model: Path, tmp_path: Path) -> None:
     place = tmp_path / "ours"
     place.mkdir()
-    made = copied(model, place)
+    made, *_ = copied(model, place)
     assert {each.name for each in place.iterdir()} == {"model.onnx", "net.bin"}
     assert np.array_equal(onnx.numpy_helper.to_array(onnx.load(made).graph.initializer[0]), np.eye(64))
 
 
-def test_one_that_is_there_already_stays_as_it_is(model: Path) -> None:
-    assert copied(model, model.parent) == model
+def test_one_that_is_there_already_is_not_copied(model: Path) -> None:
+    assert copied(model, model.parent) == ()
+    assert {each.name for each in model.parent.iterdir()} == {"net.onnx", "net.bin"}
 
 
 def test_missing_weights_are_named(model: Path, tmp_path: Path) -> None:

@@ -88,6 +88,18 @@ class TestWithoutTensorRT:
         with pytest.raises(MissingDependency, match="pip install tensorrt"), TensorRTTarget().open(file):
             pass
 
+    @pytest.mark.parametrize("within", [True, False])
+    def test_someone_else_s_graph_stays_and_copies_go(
+        self, float_graph: onnx.ModelProto, tmp_path: Path, within: bool
+    ) -> None:
+        file = tmp_path / "theirs.onnx"
+        onnx.save(float_graph, file)
+        folder = tmp_path if within else tmp_path / "ours"
+        folder.mkdir(exist_ok=True)
+        with pytest.raises(MissingDependency):
+            TensorRTTarget().from_file(file, folder)
+        assert [each.name for each in tmp_path.rglob("*.onnx")] == ["theirs.onnx"]
+
     def test_someone_else_s_graph_is_read_before(self, tmp_path: Path) -> None:
         file = tmp_path / "theirs.onnx"
         file.write_bytes(b"")
