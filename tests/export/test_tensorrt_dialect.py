@@ -147,8 +147,9 @@ def test_families_compute_what_their_fake_quantized_models_do(family: str, tmp_p
     assert made.proof.mean_relative < 1e-3
     assert made.proof_in_half is not None
     assert placement_problems(made.model) == []
-    eight = quantized_model(artifact, "fp8", "fp16", data, metadata)
-    assert eight.proof.mean_relative < 1e-3
-    assert placement_problems(eight.model) == []
+    if family in ("mobilenet_v3", "vit_fused_qkv"):
+        eight = quantized_model(artifact, "fp8", "fp16", data, metadata)
+        assert eight.proof.mean_relative < 1e-3
+        assert placement_problems(eight.model) == []
     reasons = "\n".join(made.remarks)
     assert ("LayerNormalization" in reasons) == (family in ("vit_fused_qkv", "text_encoder"))
