@@ -145,7 +145,7 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         metadata = {METADATA: Manifest.here(signature, self.device).model_dump_json()}
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         with exact_float32():
-            return compiled(InPrecision(model, precision).to(self.device), moved, self.device, metadata)
+            return compiled(InPrecision(model, precision).to(self.device), moved, self.device, precision, metadata)
 
     def _program(self, file: Path) -> "Program":
         import torch
@@ -168,12 +168,14 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         return Program(manifest.signature, lambda inputs: run(list(inputs))[0], lambda _: kernels(file))
 
 
-def compiled(model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, metadata: Mapping[str, str]) -> bytes:
-    """The package of a model in eval mode, its batch free; ExportError when torch.export or Inductor refuses it."""
+def compiled(
+    model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, precision: str, metadata: Mapping[str, str]
+) -> bytes:
+    """The package of a model that was cast, its batch free; ExportError when torch.export or Inductor refuses it."""
     import torch
 
     from ...pipeline.quantization import dynamic_batch
-    from ..torch_engine import brief
+    from ..torch_engine import brief, cast_hint
 
     # torch.export takes batch sizes 0 and 1 for constants.
     example = tuple(tensor if len(tensor) > 1 else torch.cat([tensor, tensor]) for tensor in inputs.values())
@@ -182,8 +184,11 @@ def compiled(model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, me
             program = torch.export.export(model, example, dynamic_shapes=dynamic_batch(model, inputs))
         except Exception as error:  # torch.export's errors have no common base class
             raise ExportError(
-                f"torch.export cannot capture this model: {brief(error)}\n"
-                "Mend: no Python branches on tensor values and no batch size written into the code."
+                f"torch.export cannot capture this model: {brief(error)}"
+                + (
+                    cast_hint(error, precision)
+                    or "\nMend: no Python branches on tensor values and no batch size in code."
+                )
             ) from error
         return _packaged(program, Path(scratch), _settings(device, metadata))
 
