@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from ..export.measurement import Comparison, EngineMeasurement, Gate, Machine, Ranked, ScoreChange, Value
 from .differences import Speedup, score_change, speedup_between
@@ -117,10 +117,17 @@ class Report(Value):
     steps: Annotated[tuple[StepReport, ...], Field(min_length=1)]
     """In order; the first one is the teacher, the baseline of every comparison."""
     engines: tuple[EngineMeasurement, ...]
-    """Of what the last step made: every target in every precision."""
+    """Of what the last step made, every target in every precision; and what `potstill export` made later."""
     goals: tuple[GoalResult, ...]
     ranking: tuple[Ranked, ...] = ()
     """The final engines, the fastest first, all timed in turns; empty where there is only one."""
+
+    @model_validator(mode="after")
+    def _ranks_its_own_engines(self) -> Self:
+        unknown = {each.target for each in self.ranking} - {each.target for each in self.engines}
+        if unknown:
+            raise ValueError(f"ranks {', '.join(sorted(unknown))}, of which there is no final engine")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -227,4 +234,4 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     place = ".".join(str(part) for part in problems[0]["loc"])
     more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return f"{place}: {problems[0]['msg']}{more}"
+    return f"{place}{': ' if place else ''}{problems[0]['msg']}{more}"
