@@ -292,7 +292,7 @@ class TorchEngine:
                 self._graph_output = self._program.call(self._bound)
         except RuntimeError as error:
             raise ExportError(
-                f"{self._file} cannot be recorded as a CUDA graph: {brief(error)}\nMend: take `cuda_graph` out."
+                f"{self._file} cannot be recorded as a CUDA graph: {brief(error)}\nMend: say `cuda_graph: false`."
             ) from error
         self._graph = graph
 

@@ -49,17 +49,23 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
     """The model exported with a free batch and compiled to a shared library for this machine's processor or GPU."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
+    packages: ClassVar[tuple[str, ...]] = ("torch", "triton")
     runtime: Literal["inductor"] = "inductor"
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
-    cuda_graph: bool = False
-    """Time a recording of all kernels, which the host starts at once, instead of one kernel after the other."""
+    cuda_graph: bool = True
+    """On CUDA: time a recording of all kernels, which the host starts at once, instead of one after the other."""
 
     @model_validator(mode="after")
-    def _graphs_are_of_gpus(self) -> Self:
-        if self.cuda_graph and self.device != "cuda":
-            raise ValueError("cuda_graph needs device: cuda")
+    def _only_what_the_device_knows(self) -> Self:
+        if self.device == "cpu" and not self.cuda_graph:
+            raise ValueError("only `device: cuda` knows cuda_graph")
         return self
+
+    @property
+    def label(self) -> str:
+        """Such as ``inductor cuda ungraphed``: what changes an engine's numbers tells targets apart."""
+        return super().label + ("" if self.cuda_graph else " ungraphed")
 
     def build_settings(self) -> dict[str, JsonValue]:
         """With what a package is bound to: the version of PyTorch, and the processor or the GPU."""
@@ -76,7 +82,7 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
 
     def measure_settings(self) -> dict[str, JsonValue]:
         """With how the kernels are started."""
-        return super().measure_settings() | {"cuda_graph": self.cuda_graph}
+        return super().measure_settings() | ({"cuda_graph": self.cuda_graph} if self.device == "cuda" else {})
 
     def check(self) -> None:
         """Raise MissingDependency without a C++ compiler (for CUDA also its headers and Triton), ExportError else."""
@@ -110,7 +116,11 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         from ..torch_engine import TorchEngine
 
         return TorchEngine(
-            file, lambda: self._program(file), device=self.device, threads=self.threads, cuda_graph=self.cuda_graph
+            file,
+            lambda: self._program(file),
+            device=self.device,
+            threads=self.threads,
+            cuda_graph=self.cuda_graph and self.device == "cuda",
         )
 
     def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:

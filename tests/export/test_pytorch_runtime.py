@@ -1,20 +1,22 @@
 """Facts about engines that eager PyTorch runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine
 from potstill.export.engine_process import EngineProcess
 from potstill.export.parity import numpy_inputs, parity_of
 from potstill.export.runtimes.pytorch_runtime import PyTorchTarget
 from potstill.export.target import Source, targets
-from potstill.export.torch_engine import InPrecision, Program, Signature, TorchEngine, exact_float32
+from potstill.export.torch_engine import InPrecision, Program, Signature, TorchEngine, exact_float32, operators_called
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import ExportError
@@ -110,8 +112,12 @@ class TestTarget:
         assert targets()["pytorch"].model_validate_json(target.model_dump_json()) == target
 
     def test_a_cuda_graph_is_of_a_gpu(self) -> None:
-        with pytest.raises(ValidationError, match="cuda_graph needs device: cuda"):
+        with pytest.raises(ValidationError, match="only `device: cuda` knows cuda_graph"):
             PyTorchTarget(cuda_graph=True)
+
+    def test_settings_that_change_numbers_tell_targets_apart(self) -> None:
+        assert PyTorchTarget(channels_last=True).label == "pytorch cpu nhwc"
+        assert PyTorchTarget(device="cuda", cuda_graph=True, threads=2).slug == "pytorch-cuda-2-threads-graphed"
 
     @without_cuda
     def test_a_gpu_that_is_not_there_is_not_replaced(self, engine: BuiltEngine, source: Source, tmp_path: Path) -> None:
@@ -197,14 +203,27 @@ class TestEngine:
         model, inputs = InPrecision(family.network(), "fp16"), family.example()
         signature = Signature.of(family.network(), inputs, "fp16", "logits")
 
+        def call(tensors: Sequence[Tensor]) -> Tensor:
+            return model(*tensors)
+
         def load() -> Program:
-            return Program(signature, lambda tensors: model(*tensors), lambda _: {})
+            return Program(signature, call, partial(operators_called, model))
 
         with (
             TorchEngine(Path("model"), load, device="cpu", threads=1) as engine,
             pytest.raises(ExportError, match=r"same dtype[\s\S]*such as by `\.float\(\)`"),
         ):
             engine.run(numpy_inputs(inputs))
+
+
+SPOILT: list[tuple[Callable[[Path], object], str]] = [
+    (lambda file: file.unlink(), "there is no engine file"),
+    (lambda file: file.write_bytes(b"no weights" * 99), r"model\.safetensors is damaged[\s\S]*Mend"),
+    (lambda file: file.write_bytes(file.read_bytes()[:-1000]), r"model\.safetensors is damaged[\s\S]*Mend"),
+    (lambda file: file.with_name("blueprint.json").unlink(), r"blueprint\.json is missing"),
+    (lambda file: file.with_name("blueprint.json").write_text("{}"), r"cannot be opened: 'version'[\s\S]*Mend"),
+]
+"""What is done to a good file, and what is said of it then."""
 
 
 class TestBadFiles:
@@ -215,16 +234,7 @@ class TestBadFiles:
             (tmp_path / file.name).write_bytes(file.read_bytes())
         return tmp_path / "model.safetensors"
 
-    @pytest.mark.parametrize(
-        ("spoil", "message"),
-        [
-            (lambda file: file.unlink(), "there is no engine file"),
-            (lambda file: file.write_bytes(b"no weights" * 99), r"model\.safetensors is damaged[\s\S]*Mend"),
-            (lambda file: file.write_bytes(file.read_bytes()[:-1000]), r"model\.safetensors is damaged[\s\S]*Mend"),
-            (lambda file: file.with_name("blueprint.json").unlink(), r"blueprint\.json is missing"),
-            (lambda file: file.with_name("blueprint.json").write_text("{}"), r"cannot be opened: 'version'[\s\S]*Mend"),
-        ],
-    )
+    @pytest.mark.parametrize(("spoil", "message"), SPOILT)
     def test_they_are_refused(self, copy: Path, spoil: Callable[[Path], object], message: str) -> None:
         spoil(copy)
         with pytest.raises(ExportError, match=message), PyTorchTarget().open(copy):
