@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from ...export.measurement import Machine
 from ...export.resampling import NOISE_FLOOR
 from ..comparison.compare import AgainstFirst, Compared
-from ..comparison.contender import NO_SCORE, Contender, Run
+from ..comparison.contender import Contender, Profiled, Run
 from . import wording
 from .compare_cells import marked, metric_column, named, score_cell, told_of
 from .engine_tables import energy_cell, p50_cell, p99_cell, speedup_cell, threads_words, tone_of
@@ -326,7 +326,7 @@ def machines_table(compared: Compared) -> Table:
 
 def sources_table(compared: Compared) -> Table:
     """Which runs and profiles these are."""
-    heads = ("Run or profile", "Path", "Started", "Machine", "Data", "Recipe hash")
+    heads = ("Run or profile", "Path", "Started", "Machine", "Data or files", "Recipe hash")
     rows: list[tuple[Cell, ...]] = []
     for source in compared.sources:
         is_run = isinstance(source, Run)
@@ -337,11 +337,15 @@ def sources_table(compared: Compared) -> Table:
                 Cell(str(source.path)),
                 Cell(f"{started:%Y-%m-%d %H:%M %Z}".strip()),
                 Cell(_machine_words(source.machine)),
-                Cell(source.report.data if is_run else NO_SCORE),
+                Cell(source.report.data if is_run else _files(source)),
                 Cell(source.report.recipe_hash[:16] if is_run else "–"),
             )
         )
     return Table("Runs and profiles", tuple(map(words, heads)), tuple(rows))
+
+
+def _files(profiled: Profiled) -> str:
+    return ", ".join(f"{engine.mark} {engine.file}" for engine in profiled.engines)
 
 
 def _machine_words(machine: Machine) -> str:
