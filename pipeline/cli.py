@@ -13,6 +13,9 @@ import typer
 from .errors import PotstillError, UsageError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from .profile_files import Request
     from .progress import PlainProgress, RichProgress
 
 # Torch and everything else that takes long to import is imported inside the verbs: help and usage errors come at once.
@@ -23,6 +26,7 @@ INTERRUPTED = 130
 """What shells report for a program that Ctrl-C ended."""
 GOAL_MISSED = 3
 SCHEMA_FILE = "recipe.schema.json"
+STANDARD_OUTPUT = Path("-")
 
 app = typer.Typer(
     name="potstill",
@@ -40,6 +44,11 @@ SetOption = Annotated[
 ]
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="The run goes to a folder in here, called like it.")]
 FolderOption = Annotated[Path | None, typer.Option("--folder", help="The run's folder itself, in place of --runs-dir.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+RecipeDirOption = Annotated[
+    Path | None,
+    typer.Option("--recipe-dir", metavar="FOLDER", help="Where the recipe's relative paths start, if it has moved."),
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of known errors, too.")]
 
 
@@ -75,7 +84,7 @@ def _told(verb: Callable[Parameters, None]) -> Callable[Parameters, None]:
             typer.echo(f"potstill: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
-            again = "; the same command continues from here" if verb.__name__ == "run" else ""
+            again = "; the same command continues from here" if verb.__name__ in ("run", "export") else ""
             typer.echo(f"\npotstill: interrupted{again}", err=True)
             raise typer.Exit(INTERRUPTED) from interrupt
 
@@ -205,6 +214,132 @@ def compare(
         raise typer.Exit(GOAL_MISSED)
 
 
+@app.command()
+@_told
+def profile(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="ONNX or engine files; others stand beside the first."),
+    ] = [],  # noqa: B006, typer copies it
+    runtimes: Annotated[
+        list[str], typer.Option("--runtime", help="Run the files in this one; may be given several times.")
+    ] = [],  # noqa: B006, likewise
+    device: Annotated[str | None, typer.Option(help="Such as cpu; each runtime has a default.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Inside one call of the engine.")] = 1,
+    batches: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes, for a free first size.")] = "",
+    shapes: Annotated[
+        list[str],
+        typer.Option("--shape", metavar="NAME=N,N,...", help="Sizes of an input; may be repeated."),
+    ] = [],  # noqa: B006, likewise
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="An array for each input, in place of random ones.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show each layer's time, by the runtime's profile.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Find the batch size of the highest throughput.")] = False,
+    server: Annotated[
+        float | None, typer.Option(metavar="P99_MS", help="Find the highest rate of queries within this p99.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here, too; - prints nothing else.")
+    ] = None,
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Measure how far verdicts can be trusted on this machine.")
+    ] = False,
+    comparisons: Annotated[int, typer.Option(min=1, help="Of a self-check, of either kind.")] = 20,
+    verbose: VerboseOption = False,
+) -> None:
+    """Time ONNX and engine files in turns.
+
+    Any file that a runtime here can open, ours or not, with random inputs or given ones. With --self-check, compares an
+    engine with itself and with a slower one, and ends with 3 where the verdicts are worse than they should be.
+
+    \b
+    potstill profile model.onnx model-int8.onnx --batch 1,32 --layers
+    potstill profile model.onnx --runtime onnxruntime --server 5 --json profile.json
+    potstill profile --self-check
+    """
+    from .profile_request import request_of
+
+    request = request_of(
+        files, runtimes, device=device, threads=threads, batches=batches, shapes=shapes, inputs=inputs, layers=layers,
+        offline=offline, server_ms=server,
+    )  # fmt: skip
+    quiet = json_file == STANDARD_OUTPUT
+    if self_check:
+        _self_check(request, comparisons, json_file)
+        return
+    from .profiling import profile as profiled
+    from .views.profile_views import print_profile
+
+    with _progress() as progress:
+        found = profiled(request, progress.say)
+    if not quiet:
+        print_profile(found)
+    _write_json(json_file, found)
+
+
+@app.command()
+@_told
+def export(
+    run: RunArgument,
+    target: Annotated[
+        list[str], typer.Option("--target", metavar="YAML", help="As in a recipe's `targets`; may be given repeatedly.")
+    ],
+    step: Annotated[str | None, typer.Option(metavar="STEP", help="Of this step, in place of the last one.")] = None,
+    recipe_dir: RecipeDirOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Turn a finished run's model into more engines.
+
+    They are proven and measured as the run's own, and go into its folder and report.
+
+    \b
+    potstill export runs/digits --target '{runtime: onnxruntime, precision: [fp32], threads: 2}'
+    """
+    from .finished_run import FinishedRun
+    from .further_engines import add_engines
+    from .recipe import targets_from
+    from .views.terminal import print_engines
+
+    finished = FinishedRun.load(run, recipe_dir)
+    wanted = targets_from(target, finished.recipe)
+    with _progress() as progress:
+        engines = add_engines(finished, wanted, step=step, progress=progress)
+    print_engines("Engines", engines)
+    typer.echo(f"report: {run / 'report.html'}")
+
+
+@app.command()
+@_told
+def bundle(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="The folder to make.")],
+    engine: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Such as 'onnxruntime cpu int8'; without, the final one.")
+    ] = None,
+    triton: Annotated[bool, typer.Option("--triton", help="With a model repository for Triton.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    recipe_dir: RecipeDirOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a folder to deploy of one engine.
+
+    Its manifest says what it takes, gives and was measured to be; its example runs without potstill.
+
+    \b
+    potstill bundle runs/digits --output deploy/digits --triton
+    """
+    from .bundling import bundle as make_bundle
+    from .finished_run import FinishedRun
+
+    finished = FinishedRun.load(run, recipe_dir)
+    with _progress() as progress:
+        manifest = make_bundle(finished, output, engine=engine, triton=triton, replace=force, progress=progress)
+    score = manifest.measured.score
+    typer.echo(f"{manifest.engine.target}: {manifest.metric.name} {score.value:.4g}, the same from the folder alone")
+    typer.echo(f"bundle: {output}")
+
+
 @app.command(name="list")
 @_told
 def list_(
@@ -293,6 +428,34 @@ def init(
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error.strerror}; name a file in another folder") from error
     typer.echo(f"{file} and {file.with_name(SCHEMA_FILE)} are written; next: potstill check {file}")
+
+
+def _self_check(request: "Request", comparisons: int, json_file: Path | None) -> None:
+    from .self_checking import self_checked
+    from .views.profile_views import print_self_check
+
+    with _progress() as progress:
+        found = self_checked(request, comparisons, progress)
+    if json_file != STANDARD_OUTPUT:
+        print_self_check(found)
+    _write_json(json_file, found)
+    if not found.passed:
+        raise typer.Exit(GOAL_MISSED)
+
+
+def _write_json(file: Path | None, value: "BaseModel") -> None:
+    if file is None:
+        return
+    text = value.model_dump_json(indent=1)
+    if file == STANDARD_OUTPUT:
+        typer.echo(text)
+        return
+    from .files import write_atomically
+    from .storage_errors import storage_errors
+
+    with storage_errors(file.parent):
+        write_atomically(file, text.encode() + b"\n")
+    typer.echo(f"numbers: {file}")
 
 
 def _schema_text() -> str:

@@ -75,6 +75,16 @@ class Split:
         """By input name, without the batch axis."""
         return {name: tuple(tensor.shape[1:]) for name, tensor in self._inputs.items()}
 
+    @property
+    def raw(self) -> dict[str, Tensor]:
+        """All inputs by name as they were read: not normalised, not augmented."""
+        return dict(self._inputs)
+
+    @property
+    def normalizations(self) -> dict[str, Normalization]:
+        """By the names of the inputs that have one."""
+        return dict(self._normalizations)
+
     def batch(self, index: Tensor, *, view: View | None = None) -> Batch:
         """The samples at `index`, as they look in a view; without one, or without augmentation, as they were read."""
         return Batch(self._normalized(self._seen(index, view)), self.target[index], index, view)
@@ -200,6 +210,8 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
     """Random changes of the training images, new in every epoch."""
     views: Annotated[int, Field(ge=1)] | None = None
     """Let the changes repeat after so many epochs, alike in all runs: a teacher's outputs can then be stored."""
+    license: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """Whose the samples are and under which licence, in your words; bundles carry it as it is."""
 
     @abstractmethod
     def read(self, directory: Path) -> Reading:

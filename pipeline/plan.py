@@ -225,7 +225,10 @@ class Plan:
         shaping: dict[str, Any] = self.recipe.model_dump(
             mode="json",
             include={"seed", "task", "data", "teacher", "stages", "precision"},
-            exclude={"teacher": {"cache": {"path", "max_bytes", "memory_bytes"}}},
+            exclude={
+                "data": {"license"},
+                "teacher": {"license": True, "cache": {"path", "max_bytes", "memory_bytes"}},
+            },
         )
         return fingerprint(shaping)
 

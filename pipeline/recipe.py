@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ..export.target import INT8, QUANTIZED, Target, targets
+from ..export.target import INT8, Target, scheme_of, targets
 from ..stages.knowledge.tasks import learning_outputs, problems_without_classes
 from ..stages.stage import Stage
 from .data import DataSource, sources
@@ -27,7 +27,7 @@ from .errors import RecipeError
 from .models import PYTHON_PATTERN, ModelReference
 from .overrides import overridden
 from .recipe_problems import MISFIT, nearest, problems_of
-from .recipe_yaml import Key, Located, read_recipe_file, yaml_text
+from .recipe_yaml import Key, Located, located, read_recipe_file, yaml_text
 from .registry import OneOf, discovered
 from .task import CLASSIFICATION, TASKS
 from .teacher_cache import CacheSettings
@@ -78,6 +78,8 @@ class Teacher(_Settings):
     model: ModelReference
     weights: Path | None = None
     """A .safetensors file; a relative path starts at the recipe's folder. Without, the first stage trains it."""
+    license: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """Whose its weights are and under which licence, in your words; bundles carry it as it is."""
     cache: CacheSettings = CacheSettings()
     """How its outputs are stored, where samples look the same again: without `augment`, or with `data.views`."""
 
@@ -100,6 +102,13 @@ class Goals(_Settings):
     """Of the engine's file."""
 
 
+TargetList = Annotated[tuple[Annotated[Target, OneOf("runtime", targets)], ...], Field(min_length=1)]
+
+
+class _TargetsAlone(_Settings):
+    targets: TargetList
+
+
 class Recipe(_Settings):
     """A run, from the data to the goals."""
 
@@ -119,19 +128,23 @@ class Recipe(_Settings):
     teacher: Teacher
     stages: Annotated[tuple[Annotated[Stage, OneOf("stage", stage_choices)], ...], AfterValidator(_with_knowledge)]
     """In this order, each on what the one before it made."""
-    targets: Annotated[tuple[Annotated[Target, OneOf("runtime", targets)], ...], Field(min_length=1)]
+    targets: TargetList
     """What the last step is exported for; every step is measured on the first one."""
     goals: Goals = Goals()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        problems = [
-            InitErrorDetails(type=PydanticCustomError(MISFIT, "{text}", {"text": text}), loc=key, input=None)
-            for key, text in _misfits(self)
-        ]
-        if problems:
-            raise ValidationError.from_exception_data("Recipe", problems)
+        _demand_fit(_misfits(self))
         return self
+
+
+def _demand_fit(misfits: Iterator[tuple[Key, str]]) -> None:
+    problems = [
+        InitErrorDetails(type=PydanticCustomError(MISFIT, "{text}", {"text": text}), loc=key, input=None)
+        for key, text in misfits
+    ]
+    if problems:
+        raise ValidationError.from_exception_data("Recipe", problems)
 
 
 def _misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
@@ -193,26 +206,36 @@ def _unknown_steps(stages: Sequence[Stage], position: int) -> Iterator[tuple[Key
 
 
 def _target_misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
-    given = [stage.quantizes_to for stage in recipe.stages if stage.quantizes_to is not None]
-    first: dict[str, int] = {}
-    for position, target in enumerate(recipe.targets):
-        key: Key = ("targets", position)
-        for precision in target.precision:
-            if precision in QUANTIZED and precision not in given:
-                yield (*key, "precision"), _no_stage_for(precision, given)
-        if first.setdefault(target.label, position) != position:
-            yield key, f"is the same as targets[{first[target.label]}] ({target.label}); put them into one"
-    for precision in given:
-        if not any(precision in target.precision for target in recipe.targets):
-            text = f"no target has {precision}, so what `quantize` does would be lost; add {precision} to a `precision`"
+    yield from _misfits_of_targets(recipe.targets, recipe.stages)
+    built = {scheme_of(precision) for target in recipe.targets for precision in target.precision}
+    for scheme in _quantized_to(recipe.stages):
+        if scheme not in built:
+            text = f"no target has {scheme}, so what `quantize` does would be lost; add {scheme} to a `precision`"
             yield ("targets",), text
 
 
+def _quantized_to(stages: Sequence[Stage]) -> list[str]:
+    return [stage.quantizes_to for stage in stages if stage.quantizes_to is not None]
+
+
+def _misfits_of_targets(entries: Sequence[Target], stages: Sequence[Stage]) -> Iterator[tuple[Key, str]]:
+    given = _quantized_to(stages)
+    first: dict[str, int] = {}
+    for position, target in enumerate(entries):
+        key: Key = ("targets", position)
+        for precision in target.precision:
+            if scheme_of(precision) not in (None, *given):
+                yield (*key, "precision"), _no_stage_for(precision, given)
+        if first.setdefault(target.label, position) != position:
+            yield key, f"is the same as targets[{first[target.label]}] ({target.label}); put them into one"
+
+
 def _no_stage_for(precision: str, given: Sequence[str]) -> str:
+    wanted = scheme_of(precision)
     if given:
-        needs = f"{precision} needs a `quantize` stage with `scheme: {precision}`"
+        needs = f"{precision} needs a `quantize` stage with `scheme: {wanted}`"
         return f"{needs}, and the recipe's has `scheme: {given[0]}`; change one of them"
-    scheme = "" if precision == INT8 else f" with `scheme: {precision}`"
+    scheme = "" if wanted == INT8 else f" with `scheme: {wanted}`"
     return f"{precision} needs a `quantize` stage{scheme}; add one to `stages`, or leave {precision} out"
 
 
@@ -239,6 +262,19 @@ def recipe_from(written: Located) -> Recipe:
         return Recipe.model_validate_json(json.dumps(written.value), strict=True)
     except ValidationError as error:
         raise RecipeError("\n".join(problems_of(error, Recipe, written))) from error
+
+
+def targets_from(texts: Sequence[str], recipe: Recipe) -> tuple[Target, ...]:
+    """More targets for a recipe's models, each as YAML like an entry of `targets`; RecipeError as for a recipe."""
+    entries = [located(text, f"--target {text}").value for text in texts]
+    origins: dict[Key, str] = {("targets", position): f"--target {text}" for position, text in enumerate(texts)}
+    written = Located({"targets": entries}, origins)
+    try:
+        found = _TargetsAlone.model_validate_json(json.dumps(written.value), strict=True).targets
+        _demand_fit(_misfits_of_targets(found, recipe.stages))
+    except ValidationError as error:
+        raise RecipeError("\n".join(problems_of(error, _TargetsAlone, written))) from error
+    return found
 
 
 def recipe_yaml(recipe: Recipe) -> str:

@@ -117,7 +117,7 @@ class Report(Value):
     steps: Annotated[tuple[StepReport, ...], Field(min_length=1)]
     """In order; the first one is the teacher, the baseline of every comparison."""
     engines: tuple[EngineMeasurement, ...]
-    """Of what the last step made: every target in every precision."""
+    """Of what the last step made, every target in every precision; and what `potstill export` made later."""
     goals: tuple[GoalResult, ...]
     ranking: tuple[Ranked, ...] = ()
     """The final engines, the fastest first, all timed in turns; empty where there is only one."""

@@ -43,6 +43,16 @@ class Part(BaseModel, frozen=True, extra="forbid"):
     """sha256 by path relative to the part's folder."""
     finished: datetime
 
+    def problem(self, folder: Path) -> str | None:
+        """What of the files in `folder` is no longer as it was written; None where all are."""
+        for name, expected in self.files.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is gone"
+            if sha256_of(file) != expected:
+                return f"{name} was changed or damaged since it was written"
+        return None
+
 
 class Manifest(BaseModel, extra="forbid"):
     """What a run folder holds."""
@@ -73,6 +83,12 @@ class Stale:
 
     reason: str
     """Such as ``model.safetensors was changed or damaged since it was written``; empty for a part never made."""
+
+
+def recorded_parts(path: Path) -> dict[str, Part]:
+    """What the manifest of a run says, read beside whoever works in the folder; RunFolderError where it is damaged."""
+    with storage_errors(path):
+        return _read_manifest(path, fresh=False).parts
 
 
 class RunFolder:
@@ -134,14 +150,13 @@ class RunFolder:
             return Stale("")
         if record.fingerprint != fingerprint:
             return Stale("its settings, or what it is made from, changed")
-        folder = self.path / part
-        for name, expected in record.files.items():
-            file = folder / name
-            if not file.is_file():
-                return Stale(f"{name} is gone")
-            if sha256_of(file) != expected:
-                return Stale(f"{name} was changed or damaged since it was written")
-        return Reuse(folder)
+        problem = record.problem(self.path / part)
+        return Reuse(self.path / part) if problem is None else Stale(problem)
+
+    def recorded(self, part: str) -> str | None:
+        """What a part was made from, as its fingerprint; None for a part that is not there."""
+        record = self._manifest.parts.get(part)
+        return None if record is None else record.fingerprint
 
     def reusable(self, part: str, fingerprint: str) -> Path | None:
         """The folder of a part that need not be made again; `state` says why it must."""
@@ -243,7 +258,7 @@ class RunFolder:
             shutil.rmtree(old)
 
     def _save_manifest(self) -> None:
-        self._manifest.potstill = _version()
+        self._manifest.potstill = version()
         write_atomically(_manifest_file(self.path), self._manifest.model_dump_json(indent=2).encode())
 
 
@@ -271,14 +286,14 @@ def _sync_file(file: Path) -> None:
 def _read_manifest(path: Path, *, fresh: bool) -> Manifest:
     file = _manifest_file(path)
     if not file.exists():
-        return Manifest(potstill=_version())
+        return Manifest(potstill=version())
     try:
         content: object = json.loads(file.read_bytes())
         _refuse_newer(content, path)
         return Manifest.model_validate(content)
     except ValueError as error:  # no UTF-8, no JSON, or (a ValidationError) not a manifest
         if fresh:
-            return Manifest(potstill=_version())
+            return Manifest(potstill=version())
         raise RunFolderError(
             f"{file} is damaged ({_first_line(error)}), so it is unknown what the run holds; "
             "run again with --fresh to make everything anew, or give the run another name"
@@ -304,7 +319,8 @@ def _first_line(error: ValueError) -> str:
     return str(error).splitlines()[0]
 
 
-def _version() -> str:
+def version() -> str:
+    """Of potstill, as it is installed."""
     try:
         return importlib.metadata.version("potstill")
     except importlib.metadata.PackageNotFoundError:

@@ -6,32 +6,29 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 
 from ..export.deliver import (
     BuiltEngine,
     Measured,
-    OnnxMetadata,
-    build_engine,
     compare_engines,
     diagnose,
-    measure_engine,
     paired_change,
 )
 from ..export.machine import machine_facts
-from ..export.measurement import Comparison, EngineMeasurement, Gate, ScoreChange
-from ..export.target import QUANTIZED, Target
+from ..export.measurement import Comparison, EngineMeasurement, Gate, Ranked, ScoreChange
+from ..export.target import Target, scheme_of
 from .artifact import Artifact
 from .cost import macs, num_parameters
 from .data import Dataset
-from .fingerprints import code_fingerprint, fingerprint
+from .finished_run import Origin
 from .goals import judged
 from .journal import Journal
 from .plan import TEACHER, Plan, Step
 from .progress import Progress
 from .recipe import Recipe
 from .report import Report, StepReport
+from .run_engines import Finished, RunEngines
 from .run_folder import Reuse, RunFolder
 from .teacher import Teacher
 from .views.files import report_files
@@ -81,17 +78,6 @@ class _Clock:
         return self.total - sum(self.spent.values())
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """A step that has its artifact."""
-
-    step: Step
-    artifact: Artifact
-    journal: Journal
-    reused: bool
-    seconds: float
-
-
 class _Run:
     """One call of `run`: what it holds on to from the first step to the report."""
 
@@ -103,6 +89,7 @@ class _Run:
         self._progress = progress
         self._plan = Plan.of(recipe, directory)
         self._data: Dataset = self._plan.data
+        self._engines = RunEngines(self._plan, files, progress, self._clock.counting)
         self._teacher: Teacher | None = None
         self._artifacts: dict[str, Artifact] = {}
         self._measurements: list[Measured] = []
@@ -112,8 +99,8 @@ class _Run:
         self._files.write_file("recipe.yaml", self._plan.recipe_yaml)
         reports: list[StepReport] = []
         artifact = self._plan.initial_artifact()
-        last: _Finished | None = None
-        before: _Finished | None = None
+        last: Finished | None = None
+        before: Finished | None = None
         baselines: dict[str, BuiltEngine] = {}
         for step in self._plan.steps(until):
             last = self._made(step, artifact)
@@ -121,19 +108,19 @@ class _Run:
             self._artifacts[step.name] = artifact
             if self._teacher is None:
                 self._teacher = self._plan.teacher_of(artifact, self._files.path.parent)
-                baselines = {target.label: self._built(last, target, "fp32") for target in self._recipe.targets}
+                baselines = {target.label: self._engines.built(last, target, "fp32") for target in self._recipe.targets}
             reports.append(self._reported(last, before, baselines))
             before = last
         assert last is not None  # a plan has at least one step
         engines = self._all_engines(last, baselines)
-        return self._saved(tuple(reports), engines)
+        return self._saved(tuple(reports), engines, self._engines.ranking(last, self._finals(last)))
 
-    def _made(self, step: Step, artifact: Artifact) -> _Finished:
+    def _made(self, step: Step, artifact: Artifact) -> Finished:
         part = f"{step.folder}/artifact"
         found = self._files.state(part, step.fingerprint)
         if isinstance(found, Reuse):
             self._progress.say(f"{step.folder}: reused")
-            return _loaded(step, found.path)
+            return Finished.load(step, found.path)
         if found.reason:
             self._progress.say(f"{step.folder}: {found.reason}")
         with self._clock.counting("training"):
@@ -160,59 +147,14 @@ class _Run:
             story = {"seconds": seconds, "journal": journal.model_dump(mode="json")}
             (folder / "journal.json").write_text(json.dumps(story, indent=1))
         self._files.discard_checkpoints(step.folder)
-        return _Finished(step, made, journal, reused=False, seconds=seconds)
+        return Finished(step, made, journal, reused=False, seconds=seconds)
 
-    def _built(self, last: _Finished, target: Target, precision: str) -> BuiltEngine:
-        """The engine of a step's artifact, reused where nothing it depends on changed."""
-        part = f"{last.step.folder}/{target.slug}-{precision}"
-        made_from = fingerprint(last.step.fingerprint, target.build_settings(), precision, self._export_code)
-        found = self._files.state(part, made_from)
-        if isinstance(found, Reuse):
-            return BuiltEngine.load(found.path)
-        with self._clock.counting("export"), self._files.writing(part, made_from) as folder:
-            self._progress.say(f"{last.step.folder}: exports {target.label} {precision}")
-            metadata = OnnxMetadata(recipe_hash=self._plan.model_hash, stage=last.step.name, classes=self._data.classes)
-            engine = build_engine(last.artifact, target, precision, folder, self._data, metadata=metadata)
-            for remark in engine.remarks:
-                self._progress.say(f"{last.step.folder}: {engine.label}: {remark}")
-        return BuiltEngine.load(self._files.path / part)
-
-    def _measured(self, last: _Finished, target: Target, precision: str, baseline: BuiltEngine) -> Measured:
-        """The engine's numbers beside the teacher's, taken on this machine."""
-        engine = self._built(last, target, precision)
-        part = f"{last.step.folder}/{target.slug}-{precision}-measured"
-        machine = machine_facts()
-        made_from = fingerprint(
-            engine.fingerprint,
-            baseline.fingerprint,
-            target.measure_settings(),
-            machine.identity(),
-            self._plan.task.identity,
-            self._export_code,
-        )
-        found = self._files.state(part, made_from)
-        if isinstance(found, Reuse):
-            return Measured.load(found.path)
-        with self._clock.counting("measuring"), self._files.writing(part, made_from) as folder:
-            self._progress.say(f"{last.step.folder}: measures {target.label} {precision}")
-            file = f"{last.step.folder}/{target.slug}-{precision}/{engine.file}"
-            measured = measure_engine(engine, baseline, target, self._data, self._plan.task, file=file)
-            measured.save(folder)
-        return measured
-
-    @cached_property
-    def _export_code(self) -> str:
-        return code_fingerprint("export")
-
-    def _gate(self, last: _Finished, before: _Finished, timing: Comparison, baseline: BuiltEngine) -> Gate:
+    def _gate(self, last: Finished, before: Finished, timing: Comparison, baseline: BuiltEngine) -> Gate:
         """The step's engine beside that of the step before; with the diagnosis where a compression did not pay."""
         target = self._recipe.targets[0]
-        engine, previous = (self._built(each, target, self._precision(each)) for each in (last, before))
+        engine, previous = (self._engines.built(each, target, self._precision(each)) for each in (last, before))
         part = f"{last.step.folder}/{target.slug}-gate"
-        identity = machine_facts().identity()
-        made_from = fingerprint(
-            engine.fingerprint, previous.fingerprint, target.measure_settings(), identity, self._export_code
-        )
+        made_from = self._engines.measured_from(engine.fingerprint, previous.fingerprint, target.measure_settings())
         found = self._files.state(part, made_from)
         if isinstance(found, Reuse):
             return Gate.model_validate_json((found.path / "gate.json").read_bytes())
@@ -232,20 +174,20 @@ class _Run:
             (folder / "gate.json").write_text(gate.model_dump_json(indent=1))
         return gate
 
-    def _precision(self, last: _Finished) -> str:
+    def _precision(self, last: Finished) -> str:
         """Of the engine that a step is judged by: that of its quantization, where the first target has it."""
         quantization = last.artifact.quantization
-        if quantization is None or quantization.scheme not in self._recipe.targets[0].precision:
-            return "fp32"
-        return quantization.scheme
+        scheme = None if quantization is None else quantization.scheme
+        made_of_it = (each for each in self._recipe.targets[0].precision if scheme and scheme_of(each) == scheme)
+        return next(made_of_it, "fp32")
 
-    def _reported(self, last: _Finished, before: _Finished | None, baselines: dict[str, BuiltEngine]) -> StepReport:
+    def _reported(self, last: Finished, before: Finished | None, baselines: dict[str, BuiltEngine]) -> StepReport:
         """A step with the numbers of its engine for the first target."""
         target = self._recipe.targets[0]
         baseline = baselines[target.label]
-        measured = self._measured(last, target, self._precision(last), baseline)
+        measured = self._engines.measured(last, target, self._precision(last), baseline)
         self._measurements.append(measured)
-        engine = measured.engine
+        engine = measured.engine if before else self._engines.with_scenarios(measured.engine, last, target)
         return StepReport(
             name=last.step.folder,
             stage=last.step.stage.stage if last.step.stage else TEACHER,
@@ -268,16 +210,27 @@ class _Run:
             return None
         return paired_change(self._measurements[against].values, self._measurements[-1].values, metric)
 
-    def _all_engines(self, last: _Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
-        """Every target and precision of the last artifact; others than fp32 only where it is quantized."""
+    def _all_engines(self, last: Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
+        """Every final engine's numbers."""
         return tuple(
-            self._measured(last, target, precision, baselines[target.label]).engine
-            for target in self._recipe.targets
-            for precision in target.precision
-            if precision not in QUANTIZED or last.artifact.quantization is not None
+            self._engines.with_scenarios(
+                self._engines.measured(last, target, precision, baselines[target.label]).engine, last, target
+            )
+            for target, precision in self._finals(last)
         )
 
-    def _saved(self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...]) -> Report:
+    def _finals(self, last: Finished) -> tuple[tuple[Target, str], ...]:
+        """Every target and precision of the last artifact; others than fp32 only where it is quantized."""
+        return tuple(
+            (target, precision)
+            for target in self._recipe.targets
+            for precision in target.precision
+            if scheme_of(precision) is None or last.artifact.quantization is not None
+        )
+
+    def _saved(
+        self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...], ranking: tuple[Ranked, ...]
+    ) -> Report:
         report = Report(
             name=self._recipe.name,
             recipe=self._plan.recipe_yaml,
@@ -291,14 +244,10 @@ class _Run:
             classes=self._data.classes,
             steps=steps,
             engines=engines,
+            ranking=ranking,
             goals=judged(self._recipe.goals, steps[0].engine, steps[-1].engine),
         )
+        Origin(directory=self._plan.directory.absolute(), data=self._data.fingerprint).save(self._files)
         for name, text in report_files(report).items():
             self._files.write_file(name, text)
         return report
-
-
-def _loaded(step: Step, folder: Path) -> _Finished:
-    story = json.loads((folder / "journal.json").read_text())
-    journal = Journal.model_validate(story["journal"])
-    return _Finished(step, Artifact.load(folder), journal, reused=True, seconds=story["seconds"])

@@ -25,6 +25,10 @@ class Digits(DataSource, frozen=True, extra="forbid"):
     source: Literal["digits"] = "digits"
     size: Annotated[int, Field(ge=8, le=256)] = 32
     """Height and width in pixels after bilinear resizing."""
+    license: Annotated[str, Field(min_length=1, max_length=1000)] | None = (
+        "Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, 1998, UCI Machine Learning Repository "
+        "(archive.ics.uci.edu/dataset/80, which names the licence); the copy that comes with scikit-learn"
+    )
 
     def read(self, directory: Path) -> Reading:
         """Both splits, as uint8 images (N, 1, size, size)."""

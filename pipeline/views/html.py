@@ -12,6 +12,7 @@ from .curves import training_curves
 from .fact_tables import fact_tables
 from .ranking_chart import ranking_chart
 from .scatter import EnginePoint, scatter
+from .scenario_tables import scenario_tables
 from .svg import Canvas
 from .tables import Table
 from .terms import terms_of, terms_table
@@ -90,6 +91,7 @@ def report_html(report: Report) -> str:
         parity=engine_tables.parity_table(report),
         remarks=engine_tables.remarks_table(report),
         latency=engine_tables.latency_table("", [(each.target, each) for each in report.engines]),
+        scenarios=list(scenario_tables(report)),
         device_latency=device_tables.device_latency_table(report),
         device_states=device_tables.device_state_table(report),
         audited=engine,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ...export.measurement import P99_SAMPLES, Comparison, Machine
+from ...export.measurement import P90_SAMPLES, P99_SAMPLES, Comparison, Machine
 from ..progress import duration_text
 from ..report import Earned, Report, StepReport
 from . import wording
@@ -24,6 +24,7 @@ from .engine_tables import (
 )
 from .metric_words import MetricWords
 from .ranking import ranking_table
+from .scenario_tables import scenario_tables
 from .tables import Cell, Table, cells, figures, not_measured, words
 from .terms import terms_of
 
@@ -318,10 +319,13 @@ def method_sentences(report: Report) -> tuple[str, ...]:
     sentences = (
         of_score,
         "Latency is host-synchronous: one call after another, each engine in a process of its own. Candidate and "
-        "teacher's fp32 engine take turns on the same machine, so that what slows one slows the other; intervals of "
-        "p50 and of the speedup are 95 % block bootstrap. n counts timed calls; outliers are counted, never dropped.",
-        f"A p99 is given from {P99_SAMPLES:,} calls on. A difference inside its interval, or under 3 %, is called "
-        f"“{NO_CHANGE}”. The teacher's row compares its engine with itself, which shows the noise.",
+        "teacher's fp32 engine take turns on the same machine, in at least two rounds of new processes. The speedup is "
+        "the median over turns of the quotient of both p50 in a turn, so that what slows one slows the other; it can "
+        "differ from the quotient of the p50 in the table. n counts timed calls; outliers are counted, never dropped.",
+        "Intervals are 95 %, by bootstrap over turns; those of p90 and p99 reach as far as order statistics do, too. A "
+        f"percentile is given where ten samples lie beyond it: p90 from {P90_SAMPLES:,} calls on, p99 from "
+        f"{P99_SAMPLES:,}. A difference inside its interval, or under 3 %, is called “{NO_CHANGE}”. The teacher's row "
+        "compares its engine with itself, which shows the noise.",
         of_changes,
     )
     if any(term.shares for step in report.steps for term in terms_of(step)):
@@ -387,3 +391,4 @@ def tables_of(report: Report) -> Iterator[Table]:
     for table in (device_latency_table(report), device_state_table(report)):
         if table is not None:
             yield table
+    yield from scenario_tables(report)

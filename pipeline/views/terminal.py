@@ -1,10 +1,13 @@
 """The report in a terminal: the headline and the tables that fit there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING
 
+from ...export.measurement import EngineMeasurement
 from ..report import Report
 from . import device_tables, engine_tables, ranking, report_tables
+from .metric_words import MetricWords
+from .scenario_tables import scenario_tables
 from .tables import Cell, Column, Table, Tone
 from .terms import terms_of, terms_sentence
 
@@ -24,6 +27,18 @@ def print_report(report: Report, stream: IO[str] | None = None) -> None:
     console = console_on(stream)
     for part in _parts(report):
         console.print(part)
+
+
+def print_engines(title: str, engines: Sequence[EngineMeasurement], stream: IO[str] | None = None) -> None:
+    """Their numbers, and what their precision alone would not tell."""
+    told = MetricWords.of(engine.score for engine in engines)
+    console = console_on(stream)
+    table = engine_tables.latency_table(title, [(each.target, each) for each in engines])
+    console.print(table_view(table.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup")))
+    for engine in engines:
+        console.print(f"{engine.target}: {told.metric.name} {told.told(engine.score.value)}; {engine.file}")
+        for remark in engine.remarks:
+            console.print(f"  {remark}")
 
 
 def console_on(stream: IO[str] | None) -> "Console":
@@ -57,6 +72,8 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     if len(report.engines) > 1 or any(len(engine.latency) > 1 for engine in report.engines):
         latency = engine_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
         yield table_view(latency.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup"))
+    for table in scenario_tables(report):
+        yield table_view(table.only("Engine", "Batch", "Throughput", "Where", "Bound", "Rate", "p50", "p99", "Queries"))
     on_device = device_tables.device_latency_table(report)
     if on_device is not None:
         yield table_view(on_device.only("Engine", "Batch", "Host p50", "Device p50", "Device p99", "Beside the device"))

@@ -13,7 +13,7 @@ from potstill.pipeline.cli import main
 from potstill.pipeline.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("run", "check", "compare", "list", "schema", "doctor", "init")
+VERBS = ("run", "check", "compare", "export", "bundle", "list", "schema", "doctor", "init")
 
 Output = pytest.CaptureFixture[str]
 
@@ -55,7 +55,16 @@ def test_a_checkout_runs_as_a_module_without_being_installed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["run"], ["run", "digits", "--nonsense"], ["list", "nonsense"], ["compare"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["run"],
+        ["run", "digits", "--nonsense"],
+        ["list", "nonsense"],
+        ["compare"],
+        ["export", "x"],
+        ["bundle", "x"],
+    ],
 )
 def test_usage_errors_end_with_2(arguments: list[str], capsys: Output) -> None:
     assert main(arguments) == 2
@@ -192,7 +201,7 @@ def test_schema_prints_json(capsys: Output) -> None:
 def test_doctor_tells_versions_runtimes_and_a_recommendation(capsys: Output) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "runtime    onnxruntime: can build and run here" in out
+    assert "runtime    onnxruntime cpu: can build and run here" in out
     assert "library    torch " in out
     assert out.splitlines()[-1].startswith("advice     ")
 

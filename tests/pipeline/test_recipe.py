@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from potstill.export.target import targets
 from potstill.pipeline.errors import RecipeError
 from potstill.pipeline.models import PythonModel
-from potstill.pipeline.recipe import Recipe, load_recipe, recipe_file, recipe_yaml, stage_choices
+from potstill.pipeline.recipe import Recipe, load_recipe, recipe_file, recipe_yaml, stage_choices, targets_from
 from potstill.pipeline.recipe_schema import json_schema
 from potstill.stages.distill import Distill
 from potstill.stages.knowledge.objective import methods
@@ -372,3 +372,29 @@ class TestTask:
         task = json_schema()["properties"]["task"]
         assert task["anyOf"][0]["enum"] == ["classification", "regression"]
         assert re.fullmatch(task["anyOf"][1]["pattern"], "folder/my_task.py:make")
+
+
+class TestTargetsFrom:
+    def test_more_targets_are_read_like_those_of_a_recipe(self) -> None:
+        texts = ["{runtime: onnxruntime, threads: 2}", "{runtime: onnxruntime, precision: [int8], batch: [1, 8]}"]
+        first, second = targets_from(texts, load_recipe(ROOT / "configs" / "digits.yaml"))
+        assert (first.threads, first.precision, second.precision, second.batch) == (2, ("fp32",), ("int8",), (1, 8))
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("{runtime: onnxrunime}", "`runtime: onnxrunime` is unknown; did you mean `onnxruntime`?"),
+            ("{runtime: onnxruntime, thread: 2}", "targets[0].thread: unknown key; did you mean `threads`?"),
+            ("{runtime: onnxruntime, precision: [int4_weights]}", "has `scheme: int8`; change one of them"),
+            ("onnxruntime", "must be a mapping with the key `runtime`, got 'onnxruntime'"),
+            ("{runtime: [", "is not YAML"),
+        ],
+    )
+    def test_a_wrong_one_is_told_as_in_a_recipe(self, text: str, problem: str) -> None:
+        with pytest.raises(RecipeError, match=re.escape(f"--target {text}")) as caught:
+            targets_from([text], load_recipe(ROOT / "configs" / "digits.yaml"))
+        assert problem in str(caught.value)
+
+    def test_the_same_target_twice_is_refused(self) -> None:
+        with pytest.raises(RecipeError, match=r"targets\[1\]: is the same as targets\[0\]"):
+            targets_from(["{runtime: onnxruntime}"] * 2, load_recipe(ROOT / "configs" / "digits.yaml"))
