@@ -14,7 +14,7 @@ from .plan import Step
 from .progress import Progress
 from .report import Report, StepReport
 from .run_engines import Finished, RunEngines
-from .run_folder import RunFolder, Stale
+from .run_folder import Reuse, RunFolder
 from .views.files import report_files
 
 
@@ -46,12 +46,14 @@ def _taken(files: RunFolder, step: StepReport) -> Finished:
     """A step as the run left it, whichever potstill made it."""
     part = f"{step.name}/artifact"
     made_from = files.recorded(part)
-    state = Stale("it is not there") if made_from is None else files.state(part, made_from)
-    if made_from is None or isinstance(state, Stale):
-        reason = state.reason if isinstance(state, Stale) else ""
-        raise RunFolderError(f"{files.path / part}: {reason}; `potstill run` with the run's recipe makes it anew")
-    number, _, name = step.name.partition("-")
-    return Finished.load(Step(int(number), name, None, made_from), state.path)
+    reason = "is not there"
+    if made_from is not None:
+        state = files.state(part, made_from)
+        if isinstance(state, Reuse):
+            number, _, name = step.name.partition("-")
+            return Finished.load(Step(int(number), name, None, made_from), state.path)
+        reason = state.reason
+    raise RunFolderError(f"{files.path / part}: {reason}; `potstill run` with the run's recipe makes it anew")
 
 
 def _baselines(
