@@ -1,5 +1,6 @@
 # make demo    set up, then run the default recipe: under three minutes on two cores, set-up apart
 # make test    set up, then check all that a contribution must pass; `make check` is the same
+# make typecheck-tensorrt   check what calls TensorRT under the type stubs of its versions, where they are; part of `make test`
 # make format  mend what ruff can mend
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= configs/digits.yaml
 
-.PHONY: demo test check format clean
+.PHONY: demo test check typecheck-tensorrt format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
@@ -19,8 +20,12 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
+	$(BIN)/python tests/typing/check_tensorrt.py
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadfile
+
+typecheck-tensorrt: $(VENV)/dev.stamp
+	$(BIN)/python tests/typing/check_tensorrt.py
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .

@@ -10,6 +10,7 @@ from ..pipeline.errors import AuditError
 from .dialects import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, is_in_groups, makers, readers
 from .measurement import Audit, LayerPrecision
 from .onnx_file import layer_name
+from .sixteen_bits import Half, onnx_type
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -50,11 +51,20 @@ def without_float_layers(audit: Audit, paths: Collection[str]) -> Audit:
 
     def marked(layer: LayerPrecision) -> LayerPrecision:
         within = any(layer.name == path or layer.name.startswith(f"{path}.") for path in paths)
-        if layer.precision != "float" or not within:
+        if layer.precision == audit.precision or not within:
             return layer
         return layer.model_copy(update={"reason": "the `quantize` stage left it in float", "on_purpose": True})
 
     return audit.model_copy(update={"layers": tuple(map(marked, audit.layers))})
+
+
+def with_reason(audit: Audit, reason: str) -> Audit:
+    """The same audit with another reason for each layer that is in float."""
+    layers = (
+        layer.model_copy(update={"reason": reason}) if layer.precision == "float" and not layer.on_purpose else layer
+        for layer in audit.layers
+    )
+    return audit.model_copy(update={"layers": tuple(layers)})
 
 
 def demand_share(audit: Audit, label: str) -> None:
@@ -64,11 +74,11 @@ def demand_share(audit: Audit, label: str) -> None:
     """
     asked = [layer for layer in audit.layers if not layer.on_purpose]
     total = sum(layer.macs for layer in asked)
-    share = sum(layer.macs for layer in asked if layer.precision != "float") / total if total else 0.0
+    share = sum(layer.macs for layer in asked if layer.precision == audit.precision) / total if total else 0.0
     if audit.min_int8_share is None or share >= audit.min_int8_share:
         return
-    floats = sorted((layer for layer in asked if layer.precision == "float"), key=lambda layer: -layer.macs)
-    lines = [f"  {layer.name} ({layer.kind}, {layer.macs / total:.1%}): {layer.reason}" for layer in floats]
+    others = sorted((layer for layer in asked if layer.precision != audit.precision), key=lambda layer: -layer.macs)
+    lines = [f"  {layer.name} ({layer.kind}, {layer.macs / max(total, 1):.1%}): {layer.reason}" for layer in others]
     raise AuditError(
         f"{label}: {share:.1%} of the multiply-accumulates run in {audit.precision}, "
         f"min_int8_share demands {audit.min_int8_share:.1%}. In float are\n" + "\n".join(lines) + "\n"
@@ -76,27 +86,48 @@ def demand_share(audit: Audit, label: str) -> None:
     )
 
 
-def half_remark(exported: "ModelProto", optimized: "ModelProto") -> str:
+def half_remark(exported: "ModelProto", optimized: "ModelProto", half: Half = "fp16") -> str:
     """In which type ONNX Runtime computes the layers of a 16-bit graph, read from what it made of it.
 
-    Where it has no kernel for float16 it casts a layer's weight to float32 when it loads the file.
+    Where it has no kernel for 16 bits it casts a layer's weight to float32 when it loads the file.
     """
-    import onnx
-
     total = sum(1 for _ in _Graph(exported).layers())
     weights = initializers(optimized.graph)
     kernels = [node for node in optimized.graph.node if re.sub("^Fused", "", node.op_type) in LAYER_OPERATORS]
     halves = [
-        node
-        for node in kernels
-        if node.input[1] in weights and weights[node.input[1]].data_type == onnx.TensorProto.FLOAT16
+        node for node in kernels if node.input[1] in weights and weights[node.input[1]].data_type == onnx_type(half)
     ]
     if not halves:
         return (
-            f"none of its {total} convolutions and linear layers is computed in fp16: ONNX Runtime has no such kernels "
-            "for this processor, casts to float32 and computes there; the file alone is smaller"
+            f"none of its {total} convolutions and linear layers is computed in {half}: ONNX Runtime has no such "
+            "kernels for this processor, casts to float32 and computes there; the file alone is smaller"
         )
-    return f"{len(halves)} of its {total} convolutions and linear layers are computed in fp16, the others in float32"
+    return f"{len(halves)} of its {total} convolutions and linear layers are computed in {half}, the others in float32"
+
+
+@dataclass(frozen=True)
+class WeightedLayer:
+    """A convolution or matrix product with a constant weight, or a recurrent layer, in a graph as exported."""
+
+    node: "NodeProto"
+    path: str
+    """Of its module."""
+    macs: int
+    """For one sample."""
+    weight_type: int
+    """ONNX's number for the type that its weight is stored in."""
+
+
+def weighted_layers(model: "ModelProto") -> "Iterator[WeightedLayer]":
+    """Every layer that an audit asks for, in the order of the graph, recurrent ones last."""
+    graph = _Graph(model)
+    for node in graph.layers():
+        weight = graph.weight_constant(node)
+        assert weight is not None
+        yield WeightedLayer(node, layer_name(node), graph.macs(node), graph.constant_type(weight))
+    recurrent = (node for node in model.graph.node if node.op_type in RECURRENT)
+    for node, layer in zip(recurrent, graph.recurrent_layers(), strict=True):
+        yield WeightedLayer(node, layer.name, layer.macs, graph.constant_type(node.input[1]))
 
 
 class _Kernels:
@@ -163,12 +194,16 @@ class _Graph:
             name = node.input[0]
         return name
 
+    def constant_type(self, name: str) -> int:
+        """ONNX's number for a tensor's type; that of undefined for what is no constant."""
+        return self._constants[name].data_type if name in self._constants else 0
+
     def precision_of(self, layer: "NodeProto", kernel: str | None) -> LayerPrecision:
         return LayerPrecision(
             name=layer_name(layer),
             kind=layer.op_type,
             precision="float" if kernel is None else self.precision if kernel == STORED_WEIGHTS else "int8",
-            macs=self._macs(layer),
+            macs=self.macs(layer),
             reason=self._why_float(layer) if kernel is None else f"runs as {kernel}",
             on_purpose=kernel is None and self.precision != "int8" and not self._has_stored_weight(layer),
         )
@@ -190,7 +225,7 @@ class _Graph:
             weight = self._made_by.get(weight.input[0])
         return weight is not None and is_in_groups(weight)
 
-    def _macs(self, layer: "NodeProto") -> int:
+    def macs(self, layer: "NodeProto") -> int:
         weight, output = self._shapes[layer.input[1]], self._shapes[layer.output[0]]
         if layer.op_type == "Conv":
             return math.prod(output) * math.prod(weight[1:])

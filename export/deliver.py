@@ -1,7 +1,7 @@
 """Build an engine and accept it; measure an engine: what the pipeline asks of this package."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,22 +21,39 @@ from ..pipeline.task import Task
 from .audit import demand_share, without_float_layers
 from .diagnosis import diagnosis
 from .engine import Array
-from .latency import compare
-from .measurement import Audit, Comparison, EngineMeasurement, OperatorTime, Parity, Value
+from .latency import compare, rank
+from .measurement import (
+    Audit,
+    Comparison,
+    EngineMeasurement,
+    NotMeasured,
+    Offline,
+    OperatorTime,
+    Parity,
+    Ranked,
+    Server,
+    Value,
+)
+from .offline import measure_offline
 from .onnx_file import OUTPUT, OnnxMetadata
 from .parity import demand_parity, numpy_inputs, parity_of
 from .scores import Values, paired_change, score_of
-from .target import EngineFile, Source, Target
+from .server import measure_server
+from .target import EngineFile, Source, Target, scheme_of
 
 __all__ = [
     "BuiltEngine",
     "Measured",
     "OnnxMetadata",
+    "Ranking",
+    "Scenarios",
     "build_engine",
     "compare_engines",
     "diagnose",
     "measure_engine",
+    "measure_scenarios",
     "paired_change",
+    "rank_engines",
     "rehearse_engine",
 ]
 
@@ -102,11 +119,12 @@ def build_engine(
     made = target.make(Source(artifact=artifact, data=data, metadata=metadata), precision, folder)
     file = made.file
     with target.open(file) as engine:
-        parity = parity_of(engine, artifact, data, precision)
+        rule = made.compared_as or precision
+        parity = parity_of(engine, artifact, data, rule, made.reference, in_half=made.in_half)
     demand_parity(parity, f"{metadata.stage}, {label}")
     audit = target.audit(file, precision)
     if audit is not None:
-        if artifact.quantization is not None:
+        if artifact.quantization is not None and scheme_of(precision) is not None:
             audit = without_float_layers(audit, artifact.quantization.float_layers)
         demand_share(audit, f"{metadata.stage}, {label}")
     hashes = {each.name: sha256_of(each) for each in target.files_of(file)}
@@ -177,8 +195,77 @@ def measure_engine(
         parity=built.parity,
         audit=built.audit,
         remarks=built.remarks,
+        operators=_operators(built, target, inputs[target.batch[0]]),
     )
     return Measured(engine, values)
+
+
+class _Kept(Value):
+    """A measurement that a run folder keeps."""
+
+    def save(self, folder: Path) -> None:
+        """Write ``measurement.json``."""
+        (folder / MEASUREMENT).write_text(self.model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` left in a folder."""
+        return cls.model_validate_json((folder / MEASUREMENT).read_bytes())
+
+
+class Scenarios(_Kept):
+    """What a target's scenarios found; None for one that it does not ask for."""
+
+    offline: Offline | None
+    server: Server | None
+
+
+class Ranking(_Kept):
+    """Final engines timed in turns."""
+
+    engines: tuple[Ranked, ...]
+
+
+def measure_scenarios(built: BuiltEngine, target: Target, data: Dataset) -> Scenarios:
+    """The scenarios that the target asks for, on the first test samples."""
+    file = EngineFile(target, built.path)
+
+    def inputs_of(batch: int) -> dict[str, Array]:
+        return _inputs(data, batch)
+
+    return Scenarios(
+        offline=None if target.offline is None else measure_offline(file, inputs_of, target.offline.max_batch),
+        server=None if target.server is None else measure_server(file, inputs_of, target.server),
+    )
+
+
+def _shared_batch(targets: Sequence[Target]) -> int | None:
+    """The first batch size of the first target that all the others are measured at, too; None where there is none."""
+    return next((batch for batch in targets[0].batch if all(batch in target.batch for target in targets)), None)
+
+
+def rank_engines(engines: Sequence[tuple[BuiltEngine, Target]], data: Dataset) -> tuple[Ranked, ...]:
+    """All engines timed in turns at the first batch size that their targets share: the fastest first.
+
+    Empty where there are fewer than two, or where they share no batch size.
+    """
+    if len(engines) < 2:
+        return ()
+    batch = _shared_batch([target for _, target in engines])
+    if batch is None:
+        return ()
+    files: Mapping[str, EngineFile] = {built.label: EngineFile(target, built.path) for built, target in engines}
+    return rank(files, _inputs(data, batch))
+
+
+def _operators(
+    built: BuiltEngine, target: Target, inputs: Mapping[str, Array]
+) -> tuple[OperatorTime, ...] | NotMeasured:
+    """By one profile: as shares of the engine's time, layers of two profiles of one file differ by little."""
+    try:
+        return target.operator_times(built.path, inputs)
+    except ExportError as error:
+        return NotMeasured(reason=str(error))
 
 
 def compare_engines(built: BuiltEngine, before: BuiltEngine, target: Target, data: Dataset) -> Comparison:
@@ -195,9 +282,12 @@ def diagnose(
     inputs = _inputs(data, target.batch[0])
     widths = {path: size.out_channels for path, size in layer_sizes(artifact.model).items()}
     # In turns, so that what slows the machine for a while is not taken for the layers' doing.
-    profiles = [
-        tuple(target.operator_times(engine.path, inputs) for engine in (before, built)) for _ in range(PROFILES)
-    ]
+    try:
+        profiles = [
+            tuple(target.operator_times(engine.path, inputs) for engine in (before, built)) for _ in range(PROFILES)
+        ]
+    except ExportError as error:
+        return (f"no times of single operators: {error}",)
     was, is_now = (_fastest(each) for each in zip(*profiles, strict=True))
     return diagnosis(was, is_now, widths, built.audit)
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..pipeline.processor import cpu_flags
+from .gpu_state import gpu_facts
 from .measurement import Machine
 
 DECISIVE_FLAGS = (
@@ -18,7 +19,7 @@ DECISIVE_FLAGS = (
 
 LIBRARIES = (
     *("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino"),
-    *("tensorrt", "numpy", "scikit-learn"),
+    *("tensorrt", "numpy", "scikit-learn", "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-ml-py"),
 )
 
 
@@ -34,7 +35,8 @@ def machine_facts() -> Machine:
         python=platform.python_version(),
         libraries=_libraries(),
         load=os.getloadavg() if hasattr(os, "getloadavg") else None,
-        gpu=_gpu(),
+        gpu=next((gpu.name for gpu in gpu_facts()), None),
+        gpus=gpu_facts(),
     )
 
 
@@ -82,10 +84,3 @@ def _libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@cache
-def _gpu() -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from ..pipeline.bench import Aim, Verdict
 from ..pipeline.metric import ACCURACY, Metric
 
-P99_SAMPLES = 1000
-"""Below this a 99th percentile hangs on fewer than ten samples, and is not given."""
+SAMPLES_BEYOND = 10
+"""A percentile is given only where at least so many samples lie beyond it."""
+P50_SAMPLES, P90_SAMPLES, P99_SAMPLES = (SAMPLES_BEYOND * times for times in (2, 10, 100))
+"""The samples that each percentile takes by that rule."""
 
 WILSON_Z = 1.959964
 """The two-sided 95 % quantile of the normal distribution."""
@@ -26,6 +28,30 @@ class Interval(Value):
 
     low: float
     high: float
+
+
+def wilson_interval(hits: int, count: int) -> Interval:
+    """Wilson's score interval of a share (1927): right also where few miss, unlike the normal approximation."""
+    share, z = hits / count, WILSON_Z
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+class GpuFacts(Value):
+    """A GPU that engines can run on."""
+
+    name: str
+    compute_capability: str
+    """Such as ``9.0``."""
+    memory_bytes: int
+    multiprocessors: int
+    driver: str | None
+    """Its version; None where NVML does not tell, likewise below."""
+    driver_cuda: str | None
+    """The newest CUDA that the driver runs."""
+    cuda: str | None
+    """The CUDA that torch is built with."""
 
 
 class Machine(Value):
@@ -45,6 +71,8 @@ class Machine(Value):
     load: tuple[float, float, float] | None
     """Runnable processes on average over 1, 5 and 15 minutes, when the facts were taken."""
     gpu: str | None
+    gpus: tuple[GpuFacts, ...] = ()
+    """Empty in reports of older versions, too."""
 
     def identity(self) -> dict[str, JsonValue]:
         """Everything but the load: measurements taken under equal identities may be set beside each other."""
@@ -75,11 +103,8 @@ class Accuracy(Value):
 
     @property
     def interval(self) -> Interval:
-        """Wilson's score interval (1927): right also where few samples are wrong, unlike the normal approximation."""
-        share, count, z = self.value, self.count, WILSON_Z
-        centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-        half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-        return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half))
+        """Wilson's."""
+        return wilson_interval(self.correct, self.count)
 
 
 class MeanScore(Value):
@@ -122,9 +147,13 @@ class Latency(Value):
     samples: int
     p50_ms: float
     p50_interval: Interval
-    p90_ms: float
+    p90_ms: float | None
+    """None below 100 samples."""
+    p90_interval: Interval | None = None
+    """None in reports of older versions, too; likewise below."""
     p99_ms: float | None
     """None below 1,000 samples."""
+    p99_interval: Interval | None = None
     mean_ms: float
     throughput: float
     """Inputs a second: the batch size over the mean latency."""
@@ -137,10 +166,16 @@ class Comparison(Value):
 
     batch: int
     ratio: float
-    """The baseline's p50 over the candidate's: above 1, the candidate is faster."""
+    """The baseline's p50 over the candidate's, as the median of all turns: above 1, the candidate is faster.
+
+    What slowed the machine during a turn cancels in the turn's own ratio. The quotient of the two p50 over all turns
+    can differ, and says less.
+    """
     interval: Interval
     """Of the ratio."""
     verdict: Verdict
+    turns: int | None = None
+    """In how many turns both were timed; None in reports of older versions."""
     baseline: Latency
     candidate: Latency
 
@@ -273,8 +308,10 @@ class ServerTrial(Value):
     queries: int
     seconds: float
     p50_ms: float
-    p99_ms: float
-    """From a query's arrival to its answer."""
+    p99_ms: float | None
+    """From a query's arrival to its answer. None where the trial was broken off: more than one in a hundred of its
+    queries had already missed the bound."""
+    p99_interval: Interval | None = None
     met: bool
 
 
@@ -283,9 +320,14 @@ class Server(Value):
 
     bound_ms: float
     """That the p99 has to meet."""
+    max_batch: int = 1
+    """How many of the queries that wait are answered by one run, at most."""
     best: ServerTrial | None
     """At the highest rate that meets it, replayed for a longer time; None where none does."""
     trials: tuple[ServerTrial, ...]
+    """Of the search, in the order in which they were made."""
+    replays: tuple[ServerTrial, ...] = ()
+    """At the rate that was found, and at lower ones until one held for the longer time."""
 
 
 class Ranked(Value):
@@ -334,3 +376,5 @@ class EngineMeasurement(Value):
     offline: Offline | None = None
     """None where the target does not ask for it; likewise below."""
     server: Server | None = None
+    operators: tuple[OperatorTime, ...] | NotMeasured = ()
+    """The operators that the runtime runs at the first batch size, by one profile; empty in older reports."""

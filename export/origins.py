@@ -31,7 +31,8 @@ class Origins:
             return ""
         if "Conv" in operator or "Gemm" in operator or "MatMul" in operator:
             node = self._layer_behind(node) or node
-        return node.name.rpartition("/")[0]
+        # Others than ours name their nodes without a path: then the node is the layer.
+        return node.name.rpartition("/")[0] if "/" in node.name else node.name
 
     def _layer_behind(self, node: "NodeProto") -> "NodeProto | None":
         """The nearest layer that what was fused starts from: its first operand's, unless that is none."""

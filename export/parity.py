@@ -13,7 +13,7 @@ from ..pipeline.errors import ParityError
 from .engine import Array, Engine
 from .measurement import Parity
 from .onnx_file import OUTPUT
-from .target import HALF, QUANTIZED
+from .target import BF16, HALF, scheme_of
 
 SAMPLES = 256
 BATCH_SIZE = 64
@@ -24,6 +24,9 @@ FLOAT_LIMIT = 1e-4
 HALF_LIMIT = 5e-3
 """Of the largest output. A value rounded to 16 bits moves by 2^-11; measured were 0.0002 to 0.0006 in eleven kinds of
 untrained networks."""
+
+BF16_LIMIT = 8 * HALF_LIMIT
+"""A value rounded to bfloat16 moves by 2^-8, eight times as far."""
 
 INT8_MEAN_LIMIT = 0.03
 """Of the outputs' standard deviation, for the mean difference. A sum that falls on the other side of a rounding moves
@@ -44,23 +47,43 @@ NEAR_TIE = 0.05
 winner, which in these networks were 0.03 to 0.05. Or closer than twice what quantization itself changed, where that is
 more."""
 
+TIE_ROUNDINGS, TIE_ROUNDINGS_IN_HALF = 2.0, 6.0
+"""How many times what quantization changed. In a graph whose float part is in 16 bits every value is rounded before it
+is quantized, and many fall on the other side: of four untrained transformers, predictions changed at up to 4.6 times
+that."""
+
 
 _Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """From inputs by name to outputs by name, as engines run."""
 
 
-def parity_of(engine: Engine, artifact: Artifact, data: Dataset, precision: str) -> Parity:
+def parity_of(
+    engine: Engine,
+    artifact: Artifact,
+    data: Dataset,
+    precision: str,
+    reference: nn.Module | None = None,
+    *,
+    in_half: bool = False,
+) -> Parity:
     """Compare the outputs for the first test samples with those of the model that the engine was built from.
 
-    `demand_parity` judges by what is found.
+    `reference` is that model where the engine rounds elsewhere than the artifact. `demand_parity` judges by what is
+    found.
     """
     model = artifact.model.eval()
-    reference = artifact.executable(data.example()) if precision in QUANTIZED else model
-    return parity_between(engine.run, reference, model, data, precision)
+    if reference is None:
+        reference = model if scheme_of(precision) is None else artifact.executable(data.example())
+    return parity_between(engine.run, reference, model, data, precision, in_half=in_half)
 
 
-def parity_between(run: _Run, reference: nn.Module, model: nn.Module, data: Dataset, precision: str) -> Parity:
-    """Compare what `run` makes of the first test samples with what `reference` does; `model` is that one in float."""
+def parity_between(
+    run: _Run, reference: nn.Module, model: nn.Module, data: Dataset, precision: str, *, in_half: bool = False
+) -> Parity:
+    """Compare what `run` makes of the first test samples with what `reference` does; `model` is that one in float.
+
+    `in_half` says that what a quantized graph leaves in float is in 16 bits.
+    """
     quantized = () if reference is model else (_torch(reference),)
     ours, floats, *rounded = _outputs((_named(run), _torch(model), *quantized), data.test)
     theirs = rounded[0] if rounded else floats
@@ -74,7 +97,7 @@ def parity_between(run: _Run, reference: nn.Module, model: nn.Module, data: Data
     max_relative = float(difference.max()) / max(scale, tiny)
     classifies = bool(data.classes) and ours.ndim == 2 and ours.shape[1] > 1
     same = ours.argmax(1) == theirs.argmax(1) if classifies else None
-    if precision in QUANTIZED:
+    if scheme_of(precision) is not None:
         rounding = float(np.abs(floats - theirs).mean()) / max(spread, tiny)
         mean_limit = max(INT8_MEAN_LIMIT, OF_QUANTIZATION * rounding)
         passed = mean_relative <= mean_limit
@@ -82,15 +105,16 @@ def parity_between(run: _Run, reference: nn.Module, model: nn.Module, data: Data
         if mean_limit > INT8_MEAN_LIMIT:
             limit += ", as much as quantization itself changed"
         if same is not None:
-            decided = _margin(theirs) > max(NEAR_TIE, 2 * rounding) * spread
+            roundings = TIE_ROUNDINGS_IN_HALF if in_half else TIE_ROUNDINGS
+            decided = _margin(theirs) > max(NEAR_TIE, roundings * rounding) * spread
             passed = passed and bool(decided.sum() == 0 or same[decided].mean() >= INT8_AGREEMENT)
             limit += f", and the same prediction for at least {INT8_AGREEMENT:.0%} of the samples, near ties left out"
     else:
-        allowed = HALF_LIMIT if precision == HALF else FLOAT_LIMIT
+        allowed = {HALF: HALF_LIMIT, BF16: BF16_LIMIT}.get(precision, FLOAT_LIMIT)
         passed = max_relative <= allowed
         limit = f"largest difference at most {allowed:g} of the largest output"
     return Parity(
-        reference="fake-quantized model in PyTorch" if precision in QUANTIZED else "float model in PyTorch",
+        reference="float model in PyTorch" if scheme_of(precision) is None else "fake-quantized model in PyTorch",
         samples=len(ours),
         max_absolute=float(difference.max()),
         max_relative=max_relative,

@@ -52,15 +52,22 @@ class Unoptimised:
 
 
 def proof_of(
-    model: "ModelProto", reference: "FakeQuantizedModel", whole: nn.Module, data: Dataset, unrounded: Iterable[str]
+    model: "ModelProto",
+    reference: "FakeQuantizedModel",
+    whole: nn.Module,
+    data: Dataset,
+    unrounded: Iterable[str],
+    *,
+    in_half: bool = False,
 ) -> Parity:
     """Compare a quantized graph, read literally, with the fake-quantized model on the first test samples.
 
     `unrounded` are the activations, by the names of `Quantization`, whose quantizer the graph leaves out; they are not
-    rounded in the reference either. `whole` is the model in float.
+    rounded in the reference either. `whole` is the model in float; `in_half` says that the graph's float part is in 16
+    bits.
     """
     with reference.rounding(on=False, names=unrounded):
-        return parity_between(Unoptimised(model).run, reference, whole, data, INT8)
+        return parity_between(Unoptimised(model).run, reference, whole, data, INT8, in_half=in_half)
 
 
 def unrounded_activations(graph: "ModelProto", form: "ModelProto", reference: "FakeQuantizedModel") -> tuple[str, ...]:

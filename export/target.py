@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -10,18 +10,28 @@ from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from ..pipeline.registry import discovered
 from .measurement import Audit, OperatorTime
+from .scenarios import OfflineScenario, ServerScenario, batch_sizes
 
 if TYPE_CHECKING:  # the process that runs an engine reads this module, and imports no torch
     from onnx import ModelProto
+    from torch import nn
 
     from ..pipeline.artifact import Artifact
     from ..pipeline.data import Dataset
     from .engine import Array, Engine
     from .onnx_file import OnnxMetadata
 
-FLOAT, HALF, INT8 = "fp32", "fp16", "int8"
+FLOAT, HALF, BF16, INT8, FP8 = "fp32", "fp16", "bf16", "int8", "fp8"
 QUANTIZED = frozenset({INT8, "int8_weights", "int4_weights"})
 """The precisions that a `quantize` stage makes, each the name of a scheme; others are made of any model."""
+
+
+def scheme_of(precision: str) -> str | None:
+    """The scheme of the `quantize` stage that a precision is made of; None for those that are made of any model.
+
+    fp8 takes its ranges from the grids of int8.
+    """
+    return INT8 if precision == FP8 else precision if precision in QUANTIZED else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,12 @@ class Made:
     """That `Target.open` takes."""
     remarks: tuple[str, ...] = ()
     """What is not as the precision's name says, such as operators that stay in float32."""
+    reference: "nn.Module | None" = field(default=None, repr=False)
+    """What the engine computes, in PyTorch, where that is not what `Artifact.executable` does."""
+    compared_as: str | None = None
+    """The precision whose rule of parity holds, where that is not the one asked for."""
+    in_half: bool = False
+    """Whether what a quantized engine leaves in float is in 16 bits."""
 
 
 class Target(BaseModel, ABC, frozen=True, extra="forbid"):
@@ -49,6 +65,8 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
 
     suffixes: ClassVar[tuple[str, ...]]
     """The endings of the files that `open` takes, that of the runtime's own format first."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What pip knows the runtime by; `potstill doctor` tells the versions."""
 
     runtime: str
     device: str
@@ -60,6 +78,10 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     """Threads inside one call of the engine."""
     min_int8_share: Annotated[float, Field(ge=0, le=1)] = 0.9
     """The share of all multiply-accumulates that a quantized engine must run in int8, or by weights in few bits."""
+    offline: OfflineScenario | None = None
+    """Measures the throughput of the teacher's and the final engines at the best batch size."""
+    server: ServerScenario | None = None
+    """Likewise the highest rate of queries whose latency meets a bound."""
 
     @field_validator("precision", "batch")
     @classmethod
@@ -85,6 +107,22 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     def measure_settings(self) -> dict[str, JsonValue]:
         """The settings that an engine's numbers depend on."""
         return self.model_dump(mode="json", include={"runtime", "device", "batch", "threads"})
+
+    def scenario_settings(self) -> dict[str, JsonValue]:
+        """The settings that the offline and the server scenario depend on; empty where neither is asked for."""
+        if self.offline is None and self.server is None:
+            return {}
+        return self.model_dump(mode="json", include={"runtime", "device", "threads", "offline", "server"})
+
+    @property
+    def all_batches(self) -> tuple[int, ...]:
+        """Every batch size that an engine has to take, rising: of latency and of the scenarios."""
+        sizes = {*self.batch}
+        if self.offline is not None:
+            sizes.update(batch_sizes(self.offline.max_batch))
+        if self.server is not None:
+            sizes.update(batch_sizes(self.server.max_batch))
+        return tuple(sorted(sizes))
 
     @abstractmethod
     def check(self) -> None:
@@ -126,10 +164,10 @@ class OnnxTarget(Target, ABC, frozen=True, extra="forbid"):
         from .proof import measured_ranges
 
         model = exported(source.artifact, precision, source.data.example(), source.metadata)
-        if precision != HALF:
+        if precision != HALF and precision != BF16:
             return model, ()
         model = with_floats(model)
-        half = in_half(model, "fp16", measured_ranges(model, source.data))
+        half = in_half(model, precision, measured_ranges(model, source.data))
         return half.model, half.in_words()
 
     @abstractmethod

@@ -13,6 +13,9 @@ import typer
 from .errors import PotstillError, UsageError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from .profile_files import Request
     from .progress import PlainProgress, RichProgress
 
 # Torch and everything else that takes long to import is imported inside the verbs: help and usage errors come at once.
@@ -23,11 +26,12 @@ INTERRUPTED = 130
 """What shells report for a program that Ctrl-C ended."""
 GOAL_MISSED = 3
 SCHEMA_FILE = "recipe.schema.json"
+STANDARD_OUTPUT = Path("-")
 
 app = typer.Typer(
     name="potstill",
     help="From a recipe to a measured, deployable engine.\n\n"
-    "Exit codes: 0 done, 1 failed, 2 invalid recipe or usage, 3 done but a goal was missed.",
+    "Exit codes: 0 done, 1 failed, 2 invalid recipe or usage, 3 done but a goal was missed or `--fail-if` met.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # rich takes longer to import than all of --help may
@@ -160,34 +164,118 @@ def check(
 @app.command()
 @_told
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their report.json.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Folders of runs, their report.json, or JSON files of `potstill profile`."
+        ),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FOLDER", help="Write compare.md and compare.html here, too.")
+        Path | None,
+        typer.Option("--output", metavar="FOLDER", help="Write compare.html, compare.md and compare.json here, too."),
+    ] = None,
+    budgets: Annotated[
+        list[str],
+        typer.Option("--budget", metavar="NAME=VALUE", help="Draw a line at a p50_ms or a metric; may be repeated."),
+    ] = [],  # noqa: B006, typer copies it
+    fail_if: Annotated[
+        list[str],
+        typer.Option("--fail-if", metavar="CONDITION", help="End with 3 where the first run is so; may be repeated."),
+    ] = [],  # noqa: B006, likewise
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", metavar="RUN", help="What all are compared with, and regressions are told from."),
     ] = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Set runs side by side.
+    """Set runs and profiles side by side.
 
-    Says which differences are within noise.
+    Says which differences are within noise, and ends with 3 where an engine is not as demanded.
 
     \b
     potstill compare runs/digits runs/digits-wide --output compared
+    potstill compare runs/digits --fail-if 'p99_ms>2' --fail-if 'accuracy<0.92'
+    potstill compare runs/digits --baseline main/report.json --fail-if 'regression>5%'
     """
+    from .comparison.request import compared_as_asked
     from .files import write_atomically
-    from .report import Report
     from .storage_errors import storage_errors
-    from .views.compare import compare as comparison_of
-    from .views.compare_views import comparison_html, comparison_markdown, print_comparison
+    from .views.compare_views import comparison_files, print_comparison
 
-    comparison = comparison_of([(path, Report.load(path)) for path in runs])
-    print_comparison(comparison)
+    compared = compared_as_asked(runs, baseline=baseline, fail_if=fail_if, budgets=budgets)
+    print_comparison(compared)
     if output is not None:
-        pages = {"compare.md": comparison_markdown(comparison), "compare.html": comparison_html(comparison)}
         with storage_errors(output):
             output.mkdir(parents=True, exist_ok=True)
-            for name, text in pages.items():
+            for name, text in comparison_files(compared).items():
                 write_atomically(output / name, text.encode())
         typer.echo(f"comparison: {output / 'compare.html'}")
+    if any(each.failed for each in compared.judgements):
+        raise typer.Exit(GOAL_MISSED)
+
+
+@app.command()
+@_told
+def profile(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="ONNX or engine files; others stand beside the first."),
+    ] = [],  # noqa: B006, typer copies it
+    runtimes: Annotated[
+        list[str], typer.Option("--runtime", help="Run the files in this one; may be given several times.")
+    ] = [],  # noqa: B006, likewise
+    device: Annotated[str | None, typer.Option(help="Such as cpu; each runtime has a default.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Inside one call of the engine.")] = 1,
+    batches: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes, for a free first size.")] = "",
+    shapes: Annotated[
+        list[str],
+        typer.Option("--shape", metavar="NAME=N,N,...", help="Sizes of an input; may be repeated."),
+    ] = [],  # noqa: B006, likewise
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="An array for each input, in place of random ones.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show each layer's time, by the runtime's profile.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Find the batch size of the highest throughput.")] = False,
+    server: Annotated[
+        float | None, typer.Option(metavar="P99_MS", help="Find the highest rate of queries within this p99.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here, too; - prints nothing else.")
+    ] = None,
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Measure how far verdicts can be trusted on this machine.")
+    ] = False,
+    comparisons: Annotated[int, typer.Option(min=1, help="Of a self-check, of either kind.")] = 20,
+    verbose: VerboseOption = False,
+) -> None:
+    """Time ONNX and engine files in turns.
+
+    Any file that a runtime here can open, ours or not, with random inputs or given ones. With --self-check, compares an
+    engine with itself and with a slower one, and ends with 3 where the verdicts are worse than they should be.
+
+    \b
+    potstill profile model.onnx model-int8.onnx --batch 1,32 --layers
+    potstill profile model.onnx --runtime onnxruntime --server 5 --json profile.json
+    potstill profile --self-check
+    """
+    from .profile_request import request_of
+
+    request = request_of(
+        files, runtimes, device=device, threads=threads, batches=batches, shapes=shapes, inputs=inputs, layers=layers,
+        offline=offline, server_ms=server,
+    )  # fmt: skip
+    quiet = json_file == STANDARD_OUTPUT
+    if self_check:
+        _self_check(request, comparisons, json_file)
+        return
+    from .profiling import profile as profiled
+    from .views.profile_views import print_profile
+
+    with _progress() as progress:
+        found = profiled(request, progress.say)
+    if not quiet:
+        print_profile(found)
+    _write_json(json_file, found)
 
 
 @app.command()
@@ -340,6 +428,34 @@ def init(
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error.strerror}; name a file in another folder") from error
     typer.echo(f"{file} and {file.with_name(SCHEMA_FILE)} are written; next: potstill check {file}")
+
+
+def _self_check(request: "Request", comparisons: int, json_file: Path | None) -> None:
+    from .self_checking import self_checked
+    from .views.profile_views import print_self_check
+
+    with _progress() as progress:
+        found = self_checked(request, comparisons, progress)
+    if json_file != STANDARD_OUTPUT:
+        print_self_check(found)
+    _write_json(json_file, found)
+    if not found.passed:
+        raise typer.Exit(GOAL_MISSED)
+
+
+def _write_json(file: Path | None, value: "BaseModel") -> None:
+    if file is None:
+        return
+    text = value.model_dump_json(indent=1)
+    if file == STANDARD_OUTPUT:
+        typer.echo(text)
+        return
+    from .files import write_atomically
+    from .storage_errors import storage_errors
+
+    with storage_errors(file.parent):
+        write_atomically(file, text.encode() + b"\n")
+    typer.echo(f"numbers: {file}")
 
 
 def _schema_text() -> str:

@@ -243,6 +243,11 @@ class FakeQuantizedModel(Marked):
             for quantizer in chosen:
                 quantizer.rounds = True
 
+    def stop_rounding(self, names: Iterable[str]) -> None:
+        """Let the quantizers of these names only look from now on."""
+        for name in names:
+            self._quantizers[name].rounds = False
+
     def replace_quantizers(self, make: Callable[["_AnyQuantizer"], "_AnyQuantizer"]) -> None:
         """Put what `make` returns in the place of each quantizer."""
         made = {id(old): make(old) for old in self._quantizers.values()}

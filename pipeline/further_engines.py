@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from ..export.deliver import BuiltEngine
 from ..export.machine import machine_facts
 from ..export.measurement import EngineMeasurement, Machine
-from ..export.target import QUANTIZED, Target
+from ..export.target import Target, scheme_of
 from .artifact import Artifact
 from .errors import RunFolderError, UsageError
 from .finished_run import FinishedRun
@@ -67,7 +67,7 @@ def _demand_quantized(artifact: Artifact, step: StepReport, targets: Sequence[Ta
     scheme = None if artifact.quantization is None else artifact.quantization.scheme
     for target in targets:
         for precision in target.precision:
-            if precision in QUANTIZED and precision != scheme:
+            if scheme_of(precision) not in (None, scheme):
                 what = "not quantized" if scheme is None else f"quantized to {scheme}"
                 raise UsageError(
                     f"--target: {target.label} has {precision}, but {step.name} is {what}; take {precision} out, or "

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ..export.target import INT8, QUANTIZED, Target, targets
+from ..export.target import INT8, Target, scheme_of, targets
 from ..stages.knowledge.tasks import learning_outputs, problems_without_classes
 from ..stages.stage import Stage
 from .data import DataSource, sources
@@ -207,9 +207,10 @@ def _unknown_steps(stages: Sequence[Stage], position: int) -> Iterator[tuple[Key
 
 def _target_misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
     yield from _misfits_of_targets(recipe.targets, recipe.stages)
-    for precision in _quantized_to(recipe.stages):
-        if not any(precision in target.precision for target in recipe.targets):
-            text = f"no target has {precision}, so what `quantize` does would be lost; add {precision} to a `precision`"
+    built = {scheme_of(precision) for target in recipe.targets for precision in target.precision}
+    for scheme in _quantized_to(recipe.stages):
+        if scheme not in built:
+            text = f"no target has {scheme}, so what `quantize` does would be lost; add {scheme} to a `precision`"
             yield ("targets",), text
 
 
@@ -223,17 +224,18 @@ def _misfits_of_targets(entries: Sequence[Target], stages: Sequence[Stage]) -> I
     for position, target in enumerate(entries):
         key: Key = ("targets", position)
         for precision in target.precision:
-            if precision in QUANTIZED and precision not in given:
+            if scheme_of(precision) not in (None, *given):
                 yield (*key, "precision"), _no_stage_for(precision, given)
         if first.setdefault(target.label, position) != position:
             yield key, f"is the same as targets[{first[target.label]}] ({target.label}); put them into one"
 
 
 def _no_stage_for(precision: str, given: Sequence[str]) -> str:
+    wanted = scheme_of(precision)
     if given:
-        needs = f"{precision} needs a `quantize` stage with `scheme: {precision}`"
+        needs = f"{precision} needs a `quantize` stage with `scheme: {wanted}`"
         return f"{needs}, and the recipe's has `scheme: {given[0]}`; change one of them"
-    scheme = "" if precision == INT8 else f" with `scheme: {precision}`"
+    scheme = "" if wanted == INT8 else f" with `scheme: {wanted}`"
     return f"{precision} needs a `quantize` stage{scheme}; add one to `stages`, or leave {precision} out"
 
 

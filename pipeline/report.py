@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from ..export.measurement import Comparison, EngineMeasurement, Gate, Machine, Ranked, ScoreChange, Value
 from .differences import Speedup, score_change, speedup_between
@@ -122,6 +122,13 @@ class Report(Value):
     ranking: tuple[Ranked, ...] = ()
     """The final engines, the fastest first, all timed in turns; empty where there is only one."""
 
+    @model_validator(mode="after")
+    def _ranks_its_own_engines(self) -> Self:
+        unknown = {each.target for each in self.ranking} - {each.target for each in self.engines}
+        if unknown:
+            raise ValueError(f"ranks {', '.join(sorted(unknown))}, of which there is no final engine")
+        return self
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a run's folder or its ``report.json``, of this version or an older one; UsageError when it cannot be."""
@@ -227,4 +234,4 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     place = ".".join(str(part) for part in problems[0]["loc"])
     more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return f"{place}: {problems[0]['msg']}{more}"
+    return f"{place}{': ' if place else ''}{problems[0]['msg']}{more}"

@@ -1,15 +1,28 @@
 """The engines of a run's steps, in the run's folder: built and measured, or reused where nothing changed."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from ..export.deliver import BuiltEngine, Measured, OnnxMetadata, build_engine, measure_engine
+from pydantic import JsonValue
+
+from ..export.deliver import (
+    BuiltEngine,
+    Measured,
+    OnnxMetadata,
+    Ranking,
+    Scenarios,
+    build_engine,
+    measure_engine,
+    measure_scenarios,
+    rank_engines,
+)
 from ..export.machine import machine_facts
+from ..export.measurement import EngineMeasurement, Ranked
 from ..export.target import Target
 from .artifact import Artifact
 from .fingerprints import code_fingerprint, fingerprint
@@ -72,13 +85,8 @@ class RunEngines:
         """The engine's numbers beside the teacher's, taken on this machine."""
         engine = self.built(last, target, precision)
         part = f"{last.step.folder}/{target.slug}-{precision}-measured"
-        made_from = fingerprint(
-            engine.fingerprint,
-            baseline.fingerprint,
-            target.measure_settings(),
-            machine_facts().identity(),
-            self._plan.task.identity,
-            self.code,
+        made_from = self.measured_from(
+            engine.fingerprint, baseline.fingerprint, target.measure_settings(), self._plan.task.identity
         )
         found = self._files.state(part, made_from)
         if isinstance(found, Reuse):
@@ -89,6 +97,46 @@ class RunEngines:
             measured = measure_engine(engine, baseline, target, self._plan.data, self._plan.task, file=file)
             measured.save(folder)
         return measured
+
+    def with_scenarios(self, measured: EngineMeasurement, last: Finished, target: Target) -> EngineMeasurement:
+        """The same with the scenarios that the target asks for."""
+        settings = target.scenario_settings()
+        if not settings:
+            return measured
+        engine = self.built(last, target, measured.precision)
+        part = f"{last.step.folder}/{target.slug}-{measured.precision}-scenarios"
+        made_from = self.measured_from(engine.fingerprint, settings)
+        found = self._files.state(part, made_from)
+        if isinstance(found, Reuse):
+            scenarios = Scenarios.load(found.path)
+        else:
+            with self._counting("measuring"), self._files.writing(part, made_from) as folder:
+                self._progress.say(f"{last.step.folder}: measures the scenarios of {engine.label}")
+                scenarios = measure_scenarios(engine, target, self._plan.data)
+                scenarios.save(folder)
+        return measured.model_copy(update={"offline": scenarios.offline, "server": scenarios.server})
+
+    def ranking(self, last: Finished, finals: Sequence[tuple[Target, str]]) -> tuple[Ranked, ...]:
+        """The final engines of all targets beside each other; empty for fewer than two."""
+        engines = [(self.built(last, target, precision), target) for target, precision in finals]
+        if len(engines) < 2:
+            return ()
+        part = f"{last.step.folder}/ranking"
+        made_from = self.measured_from([[engine.fingerprint, target.measure_settings()] for engine, target in engines])
+        found = self._files.state(part, made_from)
+        if isinstance(found, Reuse):
+            return Ranking.load(found.path).engines
+        with self._counting("measuring"), self._files.writing(part, made_from) as folder:
+            self._progress.say(f"{last.step.folder}: times the {len(engines)} final engines in turns")
+            ranking = Ranking(engines=rank_engines(engines, self._plan.data))
+            if not ranking.engines:
+                self._progress.say(f"{last.step.folder}: engines are not ranked: their targets share no batch size")
+            ranking.save(folder)
+        return ranking.engines
+
+    def measured_from(self, *parts: JsonValue) -> str:
+        """The fingerprint of a measurement, which is of this machine and this code as well."""
+        return fingerprint(*parts, machine_facts().identity(), self.code)
 
     @cached_property
     def code(self) -> str:

@@ -16,12 +16,11 @@ from ..export.deliver import (
     paired_change,
 )
 from ..export.machine import machine_facts
-from ..export.measurement import Comparison, EngineMeasurement, Gate, ScoreChange
-from ..export.target import QUANTIZED
+from ..export.measurement import Comparison, EngineMeasurement, Gate, Ranked, ScoreChange
+from ..export.target import Target, scheme_of
 from .artifact import Artifact
 from .cost import macs, num_parameters
 from .data import Dataset
-from .fingerprints import fingerprint
 from .finished_run import Origin
 from .goals import judged
 from .journal import Journal
@@ -114,7 +113,7 @@ class _Run:
             before = last
         assert last is not None  # a plan has at least one step
         engines = self._all_engines(last, baselines)
-        return self._saved(tuple(reports), engines)
+        return self._saved(tuple(reports), engines, self._engines.ranking(last, self._finals(last)))
 
     def _made(self, step: Step, artifact: Artifact) -> Finished:
         part = f"{step.folder}/artifact"
@@ -155,10 +154,7 @@ class _Run:
         target = self._recipe.targets[0]
         engine, previous = (self._engines.built(each, target, self._precision(each)) for each in (last, before))
         part = f"{last.step.folder}/{target.slug}-gate"
-        identity = machine_facts().identity()
-        made_from = fingerprint(
-            engine.fingerprint, previous.fingerprint, target.measure_settings(), identity, self._engines.code
-        )
+        made_from = self._engines.measured_from(engine.fingerprint, previous.fingerprint, target.measure_settings())
         found = self._files.state(part, made_from)
         if isinstance(found, Reuse):
             return Gate.model_validate_json((found.path / "gate.json").read_bytes())
@@ -181,9 +177,9 @@ class _Run:
     def _precision(self, last: Finished) -> str:
         """Of the engine that a step is judged by: that of its quantization, where the first target has it."""
         quantization = last.artifact.quantization
-        if quantization is None or quantization.scheme not in self._recipe.targets[0].precision:
-            return "fp32"
-        return quantization.scheme
+        scheme = None if quantization is None else quantization.scheme
+        made_of_it = (each for each in self._recipe.targets[0].precision if scheme and scheme_of(each) == scheme)
+        return next(made_of_it, "fp32")
 
     def _reported(self, last: Finished, before: Finished | None, baselines: dict[str, BuiltEngine]) -> StepReport:
         """A step with the numbers of its engine for the first target."""
@@ -191,7 +187,7 @@ class _Run:
         baseline = baselines[target.label]
         measured = self._engines.measured(last, target, self._precision(last), baseline)
         self._measurements.append(measured)
-        engine = measured.engine
+        engine = measured.engine if before else self._engines.with_scenarios(measured.engine, last, target)
         return StepReport(
             name=last.step.folder,
             stage=last.step.stage.stage if last.step.stage else TEACHER,
@@ -215,15 +211,26 @@ class _Run:
         return paired_change(self._measurements[against].values, self._measurements[-1].values, metric)
 
     def _all_engines(self, last: Finished, baselines: dict[str, BuiltEngine]) -> tuple[EngineMeasurement, ...]:
-        """Every target and precision of the last artifact; others than fp32 only where it is quantized."""
+        """Every final engine's numbers."""
         return tuple(
-            self._engines.measured(last, target, precision, baselines[target.label]).engine
-            for target in self._recipe.targets
-            for precision in target.precision
-            if precision not in QUANTIZED or last.artifact.quantization is not None
+            self._engines.with_scenarios(
+                self._engines.measured(last, target, precision, baselines[target.label]).engine, last, target
+            )
+            for target, precision in self._finals(last)
         )
 
-    def _saved(self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...]) -> Report:
+    def _finals(self, last: Finished) -> tuple[tuple[Target, str], ...]:
+        """Every target and precision of the last artifact; others than fp32 only where it is quantized."""
+        return tuple(
+            (target, precision)
+            for target in self._recipe.targets
+            for precision in target.precision
+            if scheme_of(precision) is None or last.artifact.quantization is not None
+        )
+
+    def _saved(
+        self, steps: tuple[StepReport, ...], engines: tuple[EngineMeasurement, ...], ranking: tuple[Ranked, ...]
+    ) -> Report:
         report = Report(
             name=self._recipe.name,
             recipe=self._plan.recipe_yaml,
@@ -237,6 +244,7 @@ class _Run:
             classes=self._data.classes,
             steps=steps,
             engines=engines,
+            ranking=ranking,
             goals=judged(self._recipe.goals, steps[0].engine, steps[-1].engine),
         )
         Origin(directory=self._plan.directory.absolute(), data=self._data.fingerprint).save(self._files)

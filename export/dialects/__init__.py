@@ -11,12 +11,14 @@ from .graph import (
     readers,
 )
 from .onnxruntime_cpu import for_onnxruntime_cpu
+from .onnxruntime_cuda import for_onnxruntime_cuda
 
 __all__ = [
     "LAYER_OPERATORS",
     "RECTIFIERS",
     "drop_unused",
     "for_onnxruntime_cpu",
+    "for_onnxruntime_cuda",
     "inferred_shapes",
     "initializers",
     "is_in_groups",

@@ -4,14 +4,15 @@ from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import ExportError
-from .graph import LAYER_OPERATORS, drop_unused, inferred_shapes, initializers, makers
+from .global_pooling import pool_globally
+from .graph import LAYER_OPERATORS, drop_unused, initializers, makers
 from .grids import rectified_from_zero
 from .stored_weights import store_transposed
 from .token_layers import multiply_rows
 from .transposed import convolve_to_depth
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 
 def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
@@ -30,7 +31,7 @@ def for_onnxruntime_cpu(model: "ModelProto") -> "ModelProto":
     copy.CopyFrom(model)
     _check_quantization(copy.graph)
     rectified_from_zero(copy.graph)
-    _pool_globally(copy)
+    pool_globally(copy)
     multiply_rows(copy)
     convolve_to_depth(copy)
     store_transposed(copy)
@@ -64,34 +65,3 @@ def _depends_on(inputs: Set[str], name: str, made_by: "Mapping[str, NodeProto]")
             waiting.extend(made_by[tensor].input)
         seen.add(tensor)
     return False
-
-
-def _pool_globally(model: "ModelProto") -> None:
-    """Turn means over both spatial axes of (N, C, H, W) into GlobalAveragePool."""
-    import onnx
-
-    graph = model.graph
-    constants = initializers(graph)
-    shapes = inferred_shapes(model)
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if not _is_spatial_mean(node, constants, len(shapes.get(node.input[0], ())) if node.input else 0):
-            nodes.append(node)
-            continue
-        keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
-        pooled = node.output[0] if keeps else f"{node.output[0]}:pooled"
-        name = f"{node.name.rpartition('/')[0]}/GlobalAveragePool"
-        nodes.append(onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=name))
-        if not keeps:
-            nodes.append(onnx.helper.make_node("Flatten", [pooled], [node.output[0]], name=f"{name}/Flatten", axis=1))
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _is_spatial_mean(node: "NodeProto", constants: "Mapping[str, TensorProto]", rank: int) -> bool:
-    if node.op_type != "ReduceMean" or rank != 4 or len(node.input) < 2 or node.input[1] not in constants:
-        return False
-    import onnx
-
-    axes = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
-    return {axis % rank for axis in axes} == {2, 3}

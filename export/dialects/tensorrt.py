@@ -56,6 +56,15 @@ def for_tensorrt(model: "ModelProto") -> TensorRTForm:
     return TensorRTForm(copy, unrounded, remarks)
 
 
+def is_in_exported_form(model: "ModelProto") -> bool:
+    """Whether a graph still has the uint8 codes that `exported` gives activations, which this form has not."""
+    import onnx
+
+    codes = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear" and len(node.input) > 2}
+    constants = initializers(model.graph)
+    return any(constants[name].data_type == onnx.TensorProto.UINT8 for name in codes if name in constants)
+
+
 @dataclass(frozen=True)
 class _Pair:
     """A quantizer of an activation and the one dequantizer behind it."""

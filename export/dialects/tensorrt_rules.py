@@ -63,9 +63,9 @@ class _Graph:
         import onnx
 
         zero_points = self._constants[node.input[2]]
-        if zero_points.data_type != onnx.TensorProto.INT8:
+        if zero_points.data_type not in (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT8E4M3FN):
             kind = onnx.TensorProto.DataType.Name(zero_points.data_type)
-            yield f"{node.name}: its codes are {kind}; they must be INT8"
+            yield f"{node.name}: its codes are {kind}; they must be INT8 or FLOAT8E4M3FN"
         if onnx.numpy_helper.to_array(zero_points).any():
             yield f"{node.name}: the zero point must be 0"
 

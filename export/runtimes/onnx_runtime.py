@@ -1,300 +1,206 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, and by its CUDA or TensorRT provider on NVIDIA's GPUs."""
 
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from time import perf_counter
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from ...pipeline.errors import ExportError, MissingDependency
-from ..engine import Array, EngineDescription
+from ...pipeline.errors import PotstillError
+from ..engine import Array
 from ..measurement import Audit, OperatorTime
-from ..target import HALF, QUANTIZED, OnnxTarget
+from ..onnx_sessions.engine import FILE, Engine, optimized
+from ..onnx_sessions.profile import operator_times
+from ..onnx_sessions.session import SessionSettings, loaded, onnxruntime, tensorrt_options
+from ..target import BF16, FLOAT, HALF, INT8, QUANTIZED, Made, OnnxTarget, Source
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-FILE = "model.onnx"
-PROVIDERS = {"cpu": "CPUExecutionProvider"}
-NUMPY_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(bool)": np.bool_,
-}
-KERNEL = "_kernel_time"
-"""What ONNX Runtime's profile appends to a node's name."""
-FATAL = 4
-"""ONNX Runtime's log level for nothing but crashes: what goes wrong is raised as well, and would be said twice."""
+__all__ = ["FILE", "Engine", "OnnxRuntimeTarget", "build", "operator_times", "optimized"]
 
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_weights", "int4_weights"]
 
-def _not_bf16(value: object) -> object:
-    if value == "bf16":
-        raise ValueError(
-            "bf16 cannot run: ONNX Runtime's CPU has no bfloat16 kernels, not even for convolutions; "
-            "allowed: fp32, fp16, int8, int8_weights, int4_weights"
-        )
-    return value
+ONLY_ON_CUDA = ("provider", "tf32", "cuda_graph", "prefer_nhwc", "cudnn_conv_algo_search")
+"""Settings that mean nothing on the CPU."""
 
-
-Precision = Annotated[Literal["fp32", "fp16", "int8", "int8_weights", "int4_weights"], BeforeValidator(_not_bf16)]
+NO_INT8 = "ONNX Runtime's CUDA provider has no int8 kernel for it: it turns codes back into floats and multiplies those"
 
 
 class OnnxRuntimeTarget(OnnxTarget, frozen=True, extra="forbid"):
     """ONNX Runtime, one engine file being a plain ONNX model that any program may load."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
     runtime: Literal["onnxruntime"] = "onnxruntime"
-    device: Literal["cpu"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
+    provider: Literal["cuda", "tensorrt"] = "cuda"
+    """What runs the graph on `device: cuda`; what TensorRT's provider leaves, CUDA's runs."""
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
+    tf32: bool = False
+    """On CUDA: whether fp32 may be multiplied with the ten binary digits of TF32, which is faster."""
+    cuda_graph: bool = True
+    """On CUDA: capture the run as one launch, where the whole model runs there."""
+    prefer_nhwc: bool = False
+    """On CUDA: lay images out with their channels last, as Tensor Cores read them."""
+    cudnn_conv_algo_search: Literal["exhaustive", "heuristic", "default"] = "exhaustive"
+    """On CUDA: how cuDNN chooses its kernels for convolutions."""
+
+    @field_validator("precision")
+    @classmethod
+    def _with_kernels(cls, values: tuple[Precision, ...], info: ValidationInfo) -> tuple[Precision, ...]:
+        if BF16 in values and info.data.get("device") == "cpu":
+            raise ValueError(
+                "bf16 cannot run: ONNX Runtime's CPU has no bfloat16 kernels, not even for convolutions; "
+                "allowed: fp32, fp16, int8, int8_weights, int4_weights"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _only_what_the_device_knows(self) -> Self:
+        unable = sorted({*self.precision} - {FLOAT, HALF, INT8})
+        if unable and self.provider == "tensorrt":
+            raise ValueError(f"{', '.join(unable)} cannot run by `provider: tensorrt`; allowed: fp32, fp16, int8")
+        fields = type(self).model_fields
+        given = [name for name in ONLY_ON_CUDA if getattr(self, name) != fields[name].default]
+        if self.device == "cpu" and given:
+            raise ValueError(f"only `device: cuda` knows {', '.join(given)}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Such as ``onnxruntime cuda tf32``: what changes an engine's numbers tells targets apart."""
+        return " ".join(
+            [
+                super().label,
+                *(["tensorrt"] if self.provider == "tensorrt" else []),
+                *(["tf32"] if self.tf32 else []),
+                *(["nhwc"] if self.prefer_nhwc else []),
+                *([] if self.cuda_graph else ["ungraphed"]),
+            ]
+        )
+
+    def build_settings(self) -> dict[str, JsonValue]:
+        """Those of all targets, and on CUDA how a session is made, by which an engine is accepted."""
+        return super().build_settings() | self._cuda_settings()
+
+    def measure_settings(self) -> dict[str, JsonValue]:
+        """Likewise."""
+        return super().measure_settings() | self._cuda_settings()
+
+    def _cuda_settings(self) -> dict[str, JsonValue]:
+        return self.model_dump(mode="json", include=set(ONLY_ON_CUDA)) if self.device == "cuda" else {}
+
+    def make(self, source: Source, precision: str, folder: Path) -> Made:
+        """Export the artifact and build its engine; in TF32, which has as many digits, it is compared as fp16 is."""
+        made = super().make(source, precision, folder)
+        return replace(made, compared_as=HALF) if self.tf32 and precision == FLOAT else made
 
     def check(self) -> None:
-        """Raise MissingDependency when ONNX Runtime is not installed."""
-        _onnxruntime()
+        """Raise MissingDependency when ONNX Runtime or what its provider needs is not installed."""
+        if self.device == "cpu":
+            onnxruntime()
+            return
+        from ..onnx_sessions.cuda import demand_cuda
+
+        demand_cuda(self.provider)
+
+    def settings_of(self, file: Path) -> SessionSettings:
+        """How sessions on an engine's file are opened."""
+        if self.device == "cpu":
+            return SessionSettings(threads=self.threads)
+        options = {
+            "device_id": "0",
+            "use_tf32": str(int(self.tf32)),
+            "prefer_nhwc": str(int(self.prefer_nhwc)),
+            "cudnn_conv_algo_search": self.cudnn_conv_algo_search.upper(),
+            # Copies then stay in order with what a torch program does on the default stream.
+            "do_copy_in_default_stream": "1",
+        }
+        if self.provider == "tensorrt":
+            options |= tensorrt_options(file)
+        return SessionSettings(provider=self.provider, threads=self.threads, options=options)
 
     def build(self, model: "ModelProto", precision: str, folder: Path) -> Path:
-        """Write ``model.onnx`` in ONNX Runtime's dialect and load it once."""
-        return build(model, folder)
+        """Write ``model.onnx`` in the dialect of the provider and load it once."""
+        if self.device == "cpu":
+            return build(model, folder)
+        return _written(self._in_dialect(model, precision), folder, self)
 
-    def open(self, file: Path) -> "Engine":
+    def _in_dialect(self, model: "ModelProto", precision: str) -> "ModelProto":
+        from ..dialects import for_onnxruntime_cuda
+
+        if self.provider == "tensorrt" and precision == INT8:
+            from ..dialects.tensorrt import for_tensorrt
+
+            return for_tensorrt(model).model
+        return for_onnxruntime_cuda(model)
+
+    def open(self, file: Path) -> Engine:
         """A session on one model file."""
-        return Engine(file, device=self.device, threads=self.threads)
+        if self.device == "cpu":
+            return Engine(file, self.settings_of(file))
+        from ..onnx_sessions.cuda_engine import CudaEngine
+
+        return CudaEngine(file, self.settings_of(file), cuda_graph=self.cuda_graph)
 
     def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:
         """Medians over the calls of one profiled session."""
-        return operator_times(file, inputs, device=self.device, threads=self.threads)
+        if self.device == "cpu":
+            return operator_times(file, inputs, self.settings_of(file))
+        from ..onnx_sessions.cuda_profile import operator_times_on_cuda
+
+        return operator_times_on_cuda(self, file, inputs)
 
     def remarks(self, file: Path, precision: str) -> tuple[str, ...]:
-        """For fp16: how many layers the CPU really computes so."""
+        """How many layers of a 16-bit graph are computed so; on CUDA, what is left to the CPU or to floats."""
         from ..audit import half_remark
 
-        return (half_remark(_loaded(file), optimized(file)),) if precision == HALF else ()
+        found: list[str] = []
+        if precision in (HALF, BF16):
+            found.append(half_remark(loaded(file), optimized(file, self.settings_of(file)), precision))
+        return (*found, *self._cuda_remarks(file, precision)) if self.device == "cuda" else tuple(found)
+
+    def _cuda_remarks(self, file: Path, precision: str) -> tuple[str, ...]:
+        from ..onnx_sessions.cuda_engine import CudaEngine
+
+        with CudaEngine(file, self.settings_of(file), cuda_graph=self.cuda_graph) as engine:
+            notes = engine.notes()
+        audit = self.audit(file, precision) if precision == INT8 and self.provider == "cuda" else None
+        if audit is None:
+            return notes
+        return (*notes, f"{audit.int8_share:.0%} of its multiply-accumulates run in int8: {NO_INT8}")
 
     def audit(self, file: Path, precision: str) -> Audit | None:
-        """Every layer's precision after ONNX Runtime's own optimisation; raises nothing where the share is low."""
-        from ..audit import audited
+        """Every layer's precision after ONNX Runtime's own optimisation; raises nothing where the share is low.
 
-        if precision not in QUANTIZED:
+        None for TensorRT's provider, which does not show what it makes of its part of the graph.
+        """
+        from ..audit import audited, with_reason
+
+        if precision not in QUANTIZED or (self.device == "cuda" and self.provider == "tensorrt"):
             return None
-        return audited(_loaded(file), optimized(file), self.min_int8_share)
+        found = audited(loaded(file), optimized(file, self.settings_of(file)), self.min_int8_share)
+        return with_reason(found, NO_INT8) if self.device == "cuda" and precision == INT8 else found
 
 
 def build(model: "ModelProto", folder: Path) -> Path:
     """Write an exported model in the dialect for the CPU; raises ExportError when ONNX Runtime does not load it."""
     from ..dialects import for_onnxruntime_cpu
+
+    return _written(for_onnxruntime_cpu(model), folder, OnnxRuntimeTarget())
+
+
+def _written(model: "ModelProto", folder: Path, target: OnnxRuntimeTarget) -> Path:
     from ..onnx_file import check
 
-    written = for_onnxruntime_cpu(model)
-    check(written)
+    check(model)
     file = folder / FILE
-    file.write_bytes(written.SerializeToString(deterministic=True))
-    with Engine(file):
-        return file
-
-
-PROFILED_RUNS = 50
-PROFILE_WARM_UP = 5
-
-
-def operator_times(
-    file: Path, inputs: Mapping[str, Array], *, device: str = "cpu", threads: int = 1
-) -> tuple[OperatorTime, ...]:
-    """Every operator of the optimised graph with the median time of its calls, in the order they run."""
-    from ..origins import Origins
-
-    with TemporaryDirectory() as folder:
-        session = _session(file, device=device, threads=threads, profile=Path(folder) / "profile")
-        for _ in range(PROFILE_WARM_UP + PROFILED_RUNS):
-            session.run(None, dict(inputs))
-        events = json.loads(Path(session.end_profiling()).read_bytes())
-    calls: dict[tuple[str, str], list[float]] = {}
-    for event in events:
-        name = str(event.get("name", ""))
-        if event.get("cat") == "Node" and name.endswith(KERNEL):
-            key = (name.removesuffix(KERNEL), str(event["args"]["op_name"]))
-            calls.setdefault(key, []).append(event["dur"] / 1e3)
-    origins = Origins(_loaded(file).graph)
-    return tuple(
-        OperatorTime(
-            layer=origins.layer_of(name, operator), operator=operator, ms=float(np.median(each[PROFILE_WARM_UP:]))
-        )
-        for (name, operator), each in calls.items()
-    )
-
-
-def optimized(file: Path) -> "ModelProto":
-    """The graph that ONNX Runtime makes of a model file for this machine's CPU."""
-    with TemporaryDirectory() as folder:
-        destination = Path(folder) / FILE
-        _session(file, device="cpu", threads=1, optimized_file=destination)
-        return _loaded(destination)
-
-
-class Engine:
-    """A session, opened by `with`."""
-
-    def __init__(self, file: Path, *, device: str = "cpu", threads: int = 1) -> None:
-        self._file = file
-        self._device = device
-        self._threads = threads
-        self._session: Any = None
-        self._binding: Any = None
-        self._bound: list[Any] = []
-
-    def __enter__(self) -> Self:
-        self._session = _session(self._file, device=self._device, threads=self._threads)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
-    ) -> None:
-        self._session, self._binding, self._bound = None, None, []
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name. Raises ExportError when names, types or shapes do not fit."""
-        names = [output.name for output in self._session.get_outputs()]
-        outputs = cast(Sequence[Array], self._run(inputs, names))
-        return dict(zip(names, outputs, strict=True))
-
-    def _run(self, inputs: Mapping[str, Array], names: Sequence[str]) -> Any:
-        self._check(inputs)
-        try:
-            return self._session.run(names, dict(inputs))
-        except Exception as error:  # ONNX Runtime's exceptions have no public base class
-            raise ExportError(f"{self._file}: ONNX Runtime failed to run it: {_brief(error)}") from error
-
-    def _check(self, inputs: Mapping[str, Array]) -> None:
-        wanted = {entry.name: entry for entry in self._session.get_inputs()}
-        if set(inputs) != set(wanted):
-            raise ExportError(
-                f"{self._file} takes the inputs {', '.join(wanted)}; given were {', '.join(inputs) or 'none'}"
-            )
-        for name, array in inputs.items():
-            dtype, shape = NUMPY_TYPES.get(wanted[name].type), _shape(wanted[name])
-            fits = len(shape) == array.ndim and all(
-                size in (None, given) for size, given in zip(shape, array.shape, strict=False)
-            )
-            if not fits or (dtype is not None and array.dtype != dtype):
-                expected = f"{_type_name(wanted[name])} ({_written(shape)})"
-                raise ExportError(
-                    f"{self._file}: input {name} takes {expected}; given was {array.dtype} ({_written(array.shape)})"
-                )
-
-    def bind(self, inputs: Mapping[str, Array]) -> None:
-        """Bind copies of the inputs, and outputs of the shapes that one run gives."""
-        make = _onnxruntime().OrtValue.ortvalue_from_numpy
-        binding = self._session.io_binding()
-        # The binding holds addresses only, so the buffers must live as long.
-        held = [make(np.ascontiguousarray(array)) for array in inputs.values()]
-        for name, buffer in zip(inputs, held, strict=True):
-            binding.bind_ortvalue_input(name, buffer)
-        for name, output in self.run(inputs).items():
-            buffer = make(np.empty_like(output))
-            binding.bind_ortvalue_output(name, buffer)
-            held.append(buffer)
-        self._binding, self._bound = binding, held
-
-    def timed(self, count: int) -> NDArray[np.float64]:
-        """Seconds of each of `count` runs on the bound buffers."""
-        assert self._binding is not None  # bind comes first
-        run, binding = self._session.run_with_iobinding, self._binding
-        seconds = np.empty(count)
-        for index in range(count):
-            begun = perf_counter()
-            run(binding)
-            seconds[index] = perf_counter() - begun
-        return seconds
-
-    def device_timed(self, count: int) -> None:
-        """None: the CPU has no clock but the host's."""
-
-    def device_memory_bytes(self) -> None:
-        """None: everything is in the host's memory."""
-
-    def describe(self) -> EngineDescription:
-        """Read the optimised graph; costs a second load of the model."""
-        operators = Counter(node.op_type for node in optimized(self._file).graph.node)
-        return EngineDescription(
-            provider=self._session.get_providers()[0],
-            inputs={entry.name: _shape(entry) for entry in self._session.get_inputs()},
-            input_types={entry.name: _type_name(entry) for entry in self._session.get_inputs()},
-            outputs={entry.name: _shape(entry) for entry in self._session.get_outputs()},
-            operators=dict(sorted(operators.items())),
-        )
-
-
-def _session(
-    file: Path, *, device: str, threads: int, optimized_file: Path | None = None, profile: Path | None = None
-) -> Any:
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = FATAL
-    if optimized_file is not None:
-        options.optimized_model_filepath = str(optimized_file)
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    if not file.is_file():
-        raise ExportError(f"there is no engine file {file}; run again to build it")
+    file.write_bytes(model.SerializeToString(deterministic=True))
     try:
-        session = ort.InferenceSession(str(file), options, providers=[PROVIDERS[device]])
-    except Exception as error:  # ONNX Runtime's exceptions have no public base class
-        raise ExportError(
-            f"{file} is damaged, or holds what ONNX Runtime {ort.__version__} cannot run: {_brief(error)}\n"
-            "Mend: remove the file and run again, or install a newer onnxruntime."
-        ) from error
-    # A provider that fails to load is replaced without a word; only the session tells.
-    chosen = session.get_providers()[0]
-    if chosen != PROVIDERS[device]:
-        raise ExportError(f"ONNX Runtime runs {file} by {chosen} instead of {PROVIDERS[device]}")
-    return session
-
-
-def _loaded(file: Path) -> "ModelProto":
-    import onnx
-
-    return onnx.load(file)  # pyright: ignore[reportUnknownMemberType] - its formats are untyped
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError as error:
-        raise MissingDependency(
-            "the target onnxruntime needs ONNX Runtime: pip install onnxruntime. Without it, take the target out."
-        ) from error
-    package: Any = onnxruntime
-    package.set_default_logger_severity(FATAL)
-    return package
-
-
-def _shape(entry: Any) -> tuple[int | None, ...]:
-    return tuple(size if isinstance(size, int) else None for size in entry.shape)
-
-
-def _type_name(entry: Any) -> str:
-    dtype = NUMPY_TYPES.get(entry.type)
-    return str(entry.type) if dtype is None else np.dtype(dtype).name
-
-
-def _written(shape: Sequence[int | None]) -> str:
-    return ", ".join("any" if size is None else str(size) for size in shape)
-
-
-def _brief(error: Exception) -> str:
-    """The last part of a message like ``[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model … failed: …``."""
-    text = " ".join(str(error).split())
-    return text.removeprefix("[ONNXRuntimeError] : ")[:500]
+        with target.open(file):
+            return file
+    except PotstillError:
+        file.unlink()
+        raise

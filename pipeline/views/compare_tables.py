@@ -1,54 +1,29 @@
-"""What a comparison of runs says, as tables and sentences."""
+"""What a comparison of runs and profiles says, as tables and sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from ...export.measurement import EngineMeasurement, Score
+from ...export.measurement import Machine
 from ...export.resampling import NOISE_FLOOR
+from ..comparison.compare import AgainstFirst, Compared
+from ..comparison.contender import NO_SCORE, Contender, Run
 from . import wording
-from .compare import AgainstFirst, Run, RunComparison, hardware
-from .engine_tables import (
-    memory_cell,
-    p50_cell,
-    p99_cell,
-    speedup_cell,
-    threads_words,
-    tone_of,
-)
+from .compare_cells import marked, metric_column, named, score_cell, told_of
+from .engine_tables import energy_cell, p50_cell, p99_cell, speedup_cell, threads_words, tone_of
 from .metric_words import MetricWords, tone_of_change
-from .tables import Cell, Column, Table, cells, figures, words
+from .tables import Cell, Column, Table, cells, figures, not_measured, words
+
+NO_TEACHER = "a profile has no teacher"
 
 
-def verdict_sentences(comparison: RunComparison) -> tuple[str, ...]:
-    """One for each run after the first."""
-    told = metric_words(comparison, comparison.runs[0])
-    return tuple(_verdict_sentence(comparison.runs[0], each, told) for each in comparison.against_first())
+def verdict_sentences(compared: Compared) -> tuple[str, ...]:
+    """One for each engine after the first."""
+    first = compared.main[0]
+    return tuple(_verdict_sentence(compared, first, each) for each in compared.against_first)
 
 
-def metric_words(comparison: RunComparison, run: Run) -> MetricWords:
-    """How a run's metric is told, alike for all runs that have it."""
-    metric = run.report.metric
-    alike = [each.report for each in comparison.runs if each.report.metric == metric]
-    return MetricWords.of(step.engine.score for report in alike for step in report.steps)
-
-
-def _score_column(comparison: RunComparison) -> Column:
-    if comparison.same_metric:
-        return metric_words(comparison, comparison.runs[0]).column()
-    return figures("Metric")
-
-
-def _score_cell(comparison: RunComparison, run: Run, score: Score) -> Cell:
-    """With the metric's name where the runs have different ones."""
-    told = metric_words(comparison, run)
-    cell = told.cell(score)
-    if comparison.same_metric:
-        return cell
-    return Cell(f"{told.metric.name} {told.told(score.value)}", cell.detail)
-
-
-def _verdict_sentence(first: Run, against: AgainstFirst, told: MetricWords) -> str:
-    parts = [_speed_words(against), _score_words(against, told), _size_words(against)]
-    return f"{against.run.label} against {first.label}: {'; '.join(parts)}."
+def _verdict_sentence(compared: Compared, first: Contender, against: AgainstFirst) -> str:
+    parts = [_speed_words(against), _score_words(compared, first, against), _size_words(against)]
+    return f"{against.engine.label} against {first.label}: {'; '.join(filter(None, parts))}."
 
 
 def _speed_words(against: AgainstFirst) -> str:
@@ -62,7 +37,10 @@ def _speed_words(against: AgainstFirst) -> str:
     return "latency within noise"
 
 
-def _score_words(against: AgainstFirst, told: MetricWords) -> str:
+def _score_words(compared: Compared, first: Contender, against: AgainstFirst) -> str:
+    if first.score is None:
+        return ""
+    told = told_of(compared, first)
     name = told.metric.name
     if against.score is None:
         return f"{name} not comparable ({against.score_reason})"
@@ -72,39 +50,40 @@ def _score_words(against: AgainstFirst, told: MetricWords) -> str:
 
 def _size_words(against: AgainstFirst) -> str:
     ratio = against.file_ratio
-    if ratio is None or f"{ratio:.2f}" == "1.00":
+    if ratio is None:
+        return ""
+    if f"{ratio:.2f}" == "1.00":
         return "files of the same size"
     if ratio > 1:
         return f"file {wording.ratio_in_words(ratio)} smaller"
     return f"file {wording.ratio_in_words(1 / ratio)} larger"
 
 
-def warnings_of(comparison: RunComparison) -> tuple[str, ...]:
+def warnings_of(compared: Compared) -> tuple[str, ...]:
     """What a reader must know before reading any number."""
-    return tuple(_warnings(comparison))
+    return tuple(_warnings(compared))
 
 
-def _warnings(comparison: RunComparison) -> Iterator[str]:
-    if not comparison.same_machine:
+def _warnings(compared: Compared) -> Iterator[str]:
+    if not compared.same_machine:
         yield (
-            "These runs were measured on different machines: latencies of different machines must not be set against "
-            "each other. Every latency here names its machine."
+            f"These numbers were taken on {len(compared.machines)} different machines: latencies of different machines "
+            "must not be set against each other. Every measured number here names its machine."
         )
-    data = {run.report.data for run in comparison.runs}
+    data = {run.report.data for run in compared.runs}
     if len(data) > 1:
         yield "These runs used different data: their metrics must not be set against each other."
-    if not comparison.same_metric:
+    if not compared.same_metric:
         yield "These runs are judged by different metrics: how good they are cannot be compared."
 
 
-def finals_table(comparison: RunComparison) -> Table:
-    """The final engines beside each other."""
-    timings = [run.report.steps[-1].timing.candidate for run in comparison.runs]
-    decimals = wording.decimals_for(timing.p50_ms for timing in timings)
+def finals_table(compared: Compared) -> Table:
+    """The engines that the runs and profiles stand for, beside each other."""
+    decimals = wording.decimals_for(engine.latency[0].p50_ms for engine in compared.main)
     columns = (
-        words("Run"),
-        words("Final engine"),
-        _score_column(comparison),
+        words("Run" if len(compared.runs) == len(compared.sources) else "Run or profile"),
+        words("Engine"),
+        metric_column(compared),
         figures("p50", "ms"),
         figures("p99", "ms"),
         figures("Speedup", "to its own teacher"),
@@ -113,66 +92,76 @@ def finals_table(comparison: RunComparison) -> Table:
         figures("MACs", "million"),
         figures("Peak memory", "MB"),
     )
-    rows = tuple(_final_row(comparison, run, decimals) for run in comparison.runs)
-    return Table("Final engines", columns, rows, "First target of each recipe. 95 % intervals.")
+    rows = tuple(_final_row(compared, engine, decimals) for engine in compared.main)
+    note = "Of a run, the final engine for the first target of its recipe. 95 % intervals."
+    if not compared.runs:
+        return Table("Profiled engines", columns, rows, "95 % intervals.").only(
+            columns[0].title, "Engine", "p50", "p99", "File", "Peak memory"
+        )
+    return Table("Final engines", columns, rows, note)
 
 
-def _final_row(comparison: RunComparison, run: Run, decimals: int) -> tuple[Cell, ...]:
-    step = run.report.steps[-1]
-    latency = step.timing.candidate
-    return (
-        Cell(run.label, f"{len(run.report.steps)} steps"),
-        Cell(
-            run.final.target,
-            f"batch {latency.batch}, {threads_words(run.final.threads)}, n\u00a0=\u00a0{latency.samples:,}",
-        ),
-        _score_cell(comparison, run, run.final.score),
-        _on_machine(p50_cell(latency, decimals), comparison, run),
-        _on_machine(p99_cell(latency, decimals), comparison, run),
-        _on_machine(speedup_cell(step.timing), comparison, run),
-        Cell(wording.kilobytes(run.final.file_bytes)),
-        Cell(f"{step.parameters:,}"),
-        Cell(wording.megabytes(step.macs)),
-        _on_machine(memory_cell(run.final), comparison, run),
+def _final_row(compared: Compared, engine: Contender, decimals: int) -> tuple[Cell, ...]:
+    latency = engine.latency[0]
+    taken = f"batch {latency.batch}, {threads_words(engine.threads)}, n\u00a0=\u00a0{latency.samples:,}"
+    memory = engine.peak_memory_bytes
+    row = (
+        named(Cell(engine.label), compared, engine.machine),
+        Cell(engine.target, taken),
+        score_cell(compared, engine),
+        p50_cell(latency, decimals),
+        p99_cell(latency, decimals),
+        speedup_cell(engine.speedup) if engine.speedup else not_measured(NO_TEACHER),
+        _known(engine.file_bytes, wording.kilobytes),
+        _known(engine.parameters, lambda value: f"{value:,}"),
+        _known(engine.macs, wording.megabytes),
+        not_measured("the system does not tell") if memory is None else Cell(wording.megabytes(memory)),
     )
+    measured = (2, 3, 4, 5, 9)
+    return tuple(marked(cell, compared, engine.machine) if at in measured else cell for at, cell in enumerate(row))
 
 
-def machine_mark(comparison: RunComparison, run: Run) -> str:
-    """Such as ``machine 2``; empty where all runs are of one machine."""
-    if comparison.same_machine:
-        return ""
-    seen = list(dict.fromkeys(hardware(each.report.machine) for each in comparison.runs))
-    return f"machine {seen.index(hardware(run.report.machine)) + 1}"
+def _known(value: int | None, told: Callable[[int], str]) -> Cell:
+    return Cell("–", tone="quiet") if value is None else Cell(told(value))
 
 
-def _on_machine(cell: Cell, comparison: RunComparison, run: Run) -> Cell:
-    mark = machine_mark(comparison, run)
-    if not mark:
-        return cell
-    return Cell(cell.text, f"{cell.detail}; {mark}" if cell.detail else mark, cell.tone)
-
-
-def differences_table(comparison: RunComparison) -> Table:
-    """Each run's final engine against the first one's, with the verdicts."""
-    first = comparison.runs[0]
-    told = metric_words(comparison, first)
+def differences_table(compared: Compared) -> Table:
+    """Each other engine against the first one, with the verdicts; no row where there is only one."""
+    first = compared.main[0]
     columns = (
-        words("Run"),
-        told.change_column(),
-        words(f"Verdict on {told.metric.name}"),
-        figures("Speed", f"p50 of {first.letter} over p50"),
+        words("Run" if len(compared.runs) == len(compared.sources) else "Run or profile"),
+        *_score_columns(compared, first),
+        figures("Speed", f"p50 of {first.mark} over p50"),
         words("Verdict on latency"),
         figures("File", "smaller"),
     )
-    note = (
-        f"Final engines against {first.label}, 95 % intervals. {told.title}: {_interval_words(told)}, "
-        "which takes the test samples for independent. Latency: intervals of both medians, combined on logarithms (Zou "
-        "and Donner 2008). The runs were measured in different sessions, so a difference counts only beyond "
-        f"{100 * comparison.noise_floor:.1f} %: the same teacher file, timed anew beside every step, moved by up to "
-        f"{100 * comparison.drift:.1f} % within a run, and under {100 * NOISE_FLOOR:.0f} % nothing counts."
+    rows = tuple(_difference_row(compared, first, each) for each in compared.against_first)
+    return Table(f"Against {first.label}", columns, rows, _differences_note(compared, first))
+
+
+def _score_columns(compared: Compared, first: Contender) -> tuple[Column, ...]:
+    if first.score is None:
+        return ()
+    told = told_of(compared, first)
+    return (told.change_column(), words(f"Verdict on {told.metric.name}"))
+
+
+def _differences_note(compared: Compared, first: Contender) -> str:
+    of_score = ""
+    if first.score is not None:
+        told = told_of(compared, first)
+        of_score = f"{told.title}: {_interval_words(told)}, which takes the test samples for independent. "
+    moved = (
+        "the same teacher file, timed anew beside every step, moved by up to "
+        f"{100 * compared.drift:.1f} % within a run, and under {100 * NOISE_FLOOR:.0f} % nothing counts"
+        if compared.runs
+        else "the smallest that counts between two processes; profiles do not tell how far the machine drifted"
     )
-    rows = tuple(_difference_row(each, told) for each in comparison.against_first())
-    return Table(f"Against {first.label}", columns, rows, note)
+    return (
+        f"Engines against {first.label}, 95 % intervals. {of_score}Latency: intervals of both medians, combined on "
+        f"logarithms (Zou and Donner 2008). Beyond {100 * compared.noise_floor:.1f} % a difference between sessions "
+        f"counts: {moved}."
+    )
 
 
 def _interval_words(told: MetricWords) -> str:
@@ -181,17 +170,21 @@ def _interval_words(told: MetricWords) -> str:
     return "both runs' intervals put together by the square-and-add rule (Zou and Donner 2008)"
 
 
-def _difference_row(against: AgainstFirst, told: MetricWords) -> tuple[Cell, ...]:
-    return (
-        Cell(against.run.label),
-        *_score_cells(against, told),
+def _difference_row(compared: Compared, first: Contender, against: AgainstFirst) -> tuple[Cell, ...]:
+    other = against.engine.machine
+    row = (
+        *(_score_cells(compared, first, against) if first.score else ()),
         *_speed_cells(against),
+    )
+    return (
+        named(Cell(against.engine.label), compared, first.machine, other),
+        *(marked(cell, compared, first.machine, other) for cell in row),
         Cell(wording.ratio(against.file_ratio)),
     )
 
 
-def _score_cells(against: AgainstFirst, told: MetricWords) -> tuple[Cell, Cell]:
-    change = against.score
+def _score_cells(compared: Compared, first: Contender, against: AgainstFirst) -> tuple[Cell, Cell]:
+    change, told = against.score, told_of(compared, first)
     if change is None:
         return Cell("not comparable", tone="quiet"), Cell(against.score_reason, tone="quiet")
     text, detail = told.change(change.value), told.change_interval(change.interval)
@@ -210,142 +203,146 @@ def _speed_cells(against: AgainstFirst) -> tuple[Cell, Cell]:
     return Cell(wording.ratio(speedup.ratio), wording.interval(speedup.interval, 2), tone), Cell(verdict, tone=tone)
 
 
-def goals_table(comparison: RunComparison) -> Table:
+def judgements_table(compared: Compared) -> Table:
+    """What was demanded by ``--fail-if``, and whether it is so."""
+    by_mark = {engine.mark: engine for engine in compared.main}
+    rows = tuple(
+        (
+            Cell(each.condition),
+            Cell("✗ failed", tone="bad") if each.failed else Cell("✓ passed", tone="good"),
+            named(Cell(each.sentence.partition(": ")[2]), compared, by_mark[each.engine].machine),
+        )
+        for each in compared.judgements
+    )
+    return Table("Fail if", (words("Condition"), words("Verdict"), words("In words")), rows)
+
+
+def goals_table(compared: Compared) -> Table:
     """Each run's goals."""
     rows = tuple(
         (
-            Cell(run.label),
+            named(Cell(run.label), compared, run.machine),
             Cell(goal.goal),
             Cell("✓ met", tone="good") if goal.met else Cell("✗ missed", tone="bad"),
             Cell(goal.sentence.partition(": ")[2] or goal.sentence),
         )
-        for run in comparison.runs
+        for run in compared.runs
         for goal in run.report.goals
     )
     return Table("Goals", (words("Run"), words("Goal"), words("Verdict"), words("In words")), rows)
 
 
-def steps_table(comparison: RunComparison) -> Table:
+def steps_table(compared: Compared) -> Table:
     """What each step of each run earned."""
-    first = metric_words(comparison, comparison.runs[0])
-    change = first.change_column(f"{first.title} change", "by the step")
+    change = figures("Change", "by the step")
+    if compared.runs and compared.same_metric:
+        first = told_of(compared, compared.runs[0].main[0])
+        change = first.change_column(f"{first.title} change", "by the step")
     columns = (
         words("Step"),
-        _score_column(comparison),
-        change if comparison.same_metric else figures("Change", "by the step"),
+        metric_column(compared),
+        change,
         figures("Speed", "by the step"),
         figures("Speedup", "to its own teacher"),
         figures("File", "kB"),
         figures("MACs", "million"),
     )
-    rows: list[tuple[Cell, ...]] = []
-    for run in comparison.runs:
-        told = metric_words(comparison, run)
-        for row in run.report.earned:
-            speedup, score = row.speedup, row.score
-            rows.append(
-                (
-                    Cell(f"{run.letter} {row.step.name}"),
-                    _score_cell(comparison, run, row.step.engine.score),
-                    Cell(told.change(score.value), told.change_interval(score.interval))
-                    if score
-                    else Cell("–", tone="quiet"),
-                    _on_machine(
-                        Cell(
-                            wording.ratio(speedup.ratio),
-                            wording.interval(speedup.interval, 2),
-                            tone_of(speedup.verdict),
-                        ),
-                        comparison,
-                        run,
-                    )
-                    if speedup
-                    else Cell("–", tone="quiet"),
-                    _on_machine(speedup_cell(row.step.timing), comparison, run),
-                    Cell(wording.kilobytes(row.step.engine.file_bytes)),
-                    Cell(wording.megabytes(row.step.macs)),
-                )
-            )
-    return Table("What each step earned", columns, tuple(rows))
+    rows = tuple(row for run in compared.runs for row in _step_rows(compared, run))
+    return Table("What each step earned", columns, rows)
 
 
-def engines_table(comparison: RunComparison) -> Table:
-    """Every final engine of every run at every batch size."""
-    engines = [(run, engine) for run in comparison.runs for engine in run.report.engines]
-    decimals = wording.decimals_for(each.candidate.p50_ms for _, engine in engines for each in engine.latency)
+def _step_rows(compared: Compared, run: Run) -> Iterator[tuple[Cell, ...]]:
+    nothing = Cell("–", tone="quiet")
+    for row, engine in zip(run.report.earned, run.steps, strict=True):
+        told, speedup, score = told_of(compared, engine), row.speedup, row.score
+        speed = speedup and Cell(
+            wording.ratio(speedup.ratio), wording.interval(speedup.interval, 2), tone_of(speedup.verdict)
+        )
+        change = score and Cell(told.change(score.value), told.change_interval(score.interval))
+        measured = (score_cell(compared, engine), change, speed)
+        yield (
+            named(Cell(f"{run.letter} {row.step.name}"), compared, run.machine),
+            *(marked(cell, compared, run.machine) if cell else nothing for cell in measured),
+            marked(speedup_cell(row.step.timing), compared, run.machine),
+            Cell(wording.kilobytes(row.step.engine.file_bytes)),
+            Cell(wording.megabytes(row.step.macs)),
+        )
+
+
+def engines_table(compared: Compared) -> Table:
+    """Every final or profiled engine at every batch size."""
+    engines = [engine for engine in compared.engines if engine.is_final]
+    decimals = wording.decimals_for(each.p50_ms for engine in engines for each in engine.latency)
     columns = (
-        words("Run"),
         words("Engine"),
+        words("Target"),
         figures("Batch"),
         figures("Threads"),
         figures("n"),
         figures("p50", "ms"),
         figures("p99", "ms"),
         figures("Throughput", "samples/s"),
-        _score_column(comparison),
+        metric_column(compared),
+        figures("Energy", "mJ a sample"),
     )
-    rows = tuple(row for run, engine in engines for row in _engine_rows(comparison, run, engine, decimals))
+    rows = tuple(row for engine in engines for row in _engine_rows(compared, engine, decimals))
+    if not compared.runs:
+        kept = [column.title for column in columns if column.title not in (metric_column(compared).title, "Energy")]
+        return Table("All profiled engines", columns, rows).only(*kept)
     return Table("All final engines", columns, rows)
 
 
-def _engine_rows(
-    comparison: RunComparison, run: Run, engine: EngineMeasurement, decimals: int
-) -> Iterator[tuple[Cell, ...]]:
-    for timing in engine.latency:
-        latency = timing.candidate
+def _engine_rows(compared: Compared, engine: Contender, decimals: int) -> Iterator[tuple[Cell, ...]]:
+    for latency in engine.latency:
+        energy = energy_cell(engine.measurement) if engine.measurement else not_measured("a profile does not tell")
+        measured = (
+            p50_cell(latency, decimals),
+            p99_cell(latency, decimals),
+            Cell(wording.plain(latency.throughput, 0)),
+            score_cell(compared, engine),
+            energy,
+        )
         yield (
-            Cell(run.label),
+            named(Cell(engine.label, engine.mark), compared, engine.machine),
             Cell(engine.target),
             *cells((str(latency.batch), str(engine.threads), f"{latency.samples:,}")),
-            _on_machine(p50_cell(latency, decimals), comparison, run),
-            _on_machine(p99_cell(latency, decimals), comparison, run),
-            _on_machine(Cell(wording.plain(latency.throughput, 0)), comparison, run),
-            _score_cell(comparison, run, engine.score),
+            *(marked(cell, compared, engine.machine) for cell in measured),
         )
 
 
-def settings_table(comparison: RunComparison) -> Table:
+def settings_table(compared: Compared) -> Table:
     """Where the recipes differ."""
-    return _values_table("Different settings", "Setting", comparison, comparison.different_settings())
+    columns = (words("Setting"), *(words(run.label) for run in compared.runs))
+    rows = tuple(cells((name, *values)) for name, values in compared.different_settings())
+    return Table("Different settings", columns, rows)
 
 
-def machines_table(comparison: RunComparison) -> Table:
+def machines_table(compared: Compared) -> Table:
     """Where the machines differ."""
-    return _values_table("Different machines", "Fact", comparison, comparison.machine_differences())
+    columns = (words("Fact"), *(words(source.label) for source in compared.sources))
+    rows = tuple(cells((name, *values)) for name, values in compared.machine_differences())
+    return Table("Different machines", columns, rows)
 
 
-def _values_table(
-    title: str, what: str, comparison: RunComparison, rows: tuple[tuple[str, tuple[str, ...]], ...]
-) -> Table:
-    columns = (words(what), *(words(run.label) for run in comparison.runs))
-    return Table(title, columns, tuple(cells((name, *values)) for name, values in rows))
-
-
-def runs_table(comparison: RunComparison) -> Table:
-    """Which runs these are."""
-    columns = (words("Run"), words("Folder"), words("Started"), words("Machine"), words("Data"), words("Recipe hash"))
-    rows = tuple(
-        (
-            Cell(run.label, machine_mark(comparison, run)),
-            Cell(str(run.path)),
-            Cell(f"{run.report.started:%Y-%m-%d %H:%M %Z}".strip()),
-            Cell(run.report.machine.cpu_model),
-            Cell(run.report.data),
-            Cell(run.report.recipe_hash[:16]),
+def sources_table(compared: Compared) -> Table:
+    """Which runs and profiles these are."""
+    heads = ("Run or profile", "Path", "Started", "Machine", "Data", "Recipe hash")
+    rows: list[tuple[Cell, ...]] = []
+    for source in compared.sources:
+        is_run = isinstance(source, Run)
+        started = source.report.started if is_run else source.profile.started
+        rows.append(
+            (
+                named(Cell(source.label), compared, source.machine),
+                Cell(str(source.path)),
+                Cell(f"{started:%Y-%m-%d %H:%M %Z}".strip()),
+                Cell(_machine_words(source.machine)),
+                Cell(source.report.data if is_run else NO_SCORE),
+                Cell(source.report.recipe_hash[:16] if is_run else "–"),
+            )
         )
-        for run in comparison.runs
-    )
-    return Table("Runs", columns, rows)
+    return Table("Runs and profiles", tuple(map(words, heads)), tuple(rows))
 
 
-def tables_of(comparison: RunComparison) -> Iterator[Table]:
-    """The tables that every view shows; those that would be empty are left out."""
-    yield finals_table(comparison)
-    yield differences_table(comparison)
-    for table in (goals_table(comparison), steps_table(comparison), engines_table(comparison)):
-        if table.rows:
-            yield table
-    for table in (settings_table(comparison), machines_table(comparison)):
-        if table.rows:
-            yield table
-    yield runs_table(comparison)
+def _machine_words(machine: Machine) -> str:
+    return f"{machine.cpu_model}, {machine.gpu}" if machine.gpu else machine.cpu_model

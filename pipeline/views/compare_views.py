@@ -1,87 +1,143 @@
-"""A comparison of runs in the terminal, as Markdown and as a page."""
+"""A comparison of runs and profiles in the terminal, as Markdown, as a page, and as a value for programs."""
 
+from collections.abc import Iterator
 from typing import IO
 
-from . import compare_tables, wording
-from .compare import Run, RunComparison
-from .html import NARROW, WIDE, Chart, render, scatter_chart
+from ..comparison.compare import Compared
+from ..comparison.contender import Run
+from ..comparison.record import FILE, ComparisonRecord
+from . import compare_tables, layer_tables, pareto_table, wording
+from .compare_cells import machine_mark, told_of
+from .html import Chart, in_both_forms, render, scatter_chart
 from .markdown import escaped, table_markdown
 from .scatter import EnginePoint
+from .tables import Table
 from .terminal import console_on, table_view
 from .waterfall import waterfall
 
 
-def print_comparison(comparison: RunComparison, stream: IO[str] | None = None) -> None:
+def comparison_files(compared: Compared) -> dict[str, str]:
+    """Their texts by their names."""
+    return {
+        FILE: ComparisonRecord.of(compared).model_dump_json(indent=1) + "\n",
+        "compare.md": comparison_markdown(compared),
+        "compare.html": comparison_html(compared),
+    }
+
+
+def print_comparison(compared: Compared, stream: IO[str] | None = None) -> None:
     """Warnings, verdicts and the tables that fit, on standard output unless another stream is given."""
     from rich.text import Text
 
     console = console_on(stream)
-    for warning in compare_tables.warnings_of(comparison):
+    for warning in compare_tables.warnings_of(compared):
         console.print(Text(warning, style="bold red"))
-    for sentence in compare_tables.verdict_sentences(comparison):
+    for sentence in compare_tables.verdict_sentences(compared):
         console.print(Text(sentence, style="bold"))
-    finals = compare_tables.finals_table(comparison)
-    console.print(table_view(finals.only("Run", "Final engine", finals.columns[2].title, "p50", "Speedup", "File")))
-    console.print(table_view(compare_tables.differences_table(comparison)))
-    settings = compare_tables.settings_table(comparison)
-    if settings.rows:
-        console.print(table_view(settings))
+    finals = compare_tables.finals_table(compared)
+    titles = [column.title for column in finals.columns]
+    console.print(table_view(finals.only(*titles[:4], "Speedup", "File")))
+    for table in (compare_tables.differences_table(compared), compare_tables.settings_table(compared)):
+        if table.rows:
+            console.print(table_view(table))
+    for sentence in filter(None, (pareto_table.front_sentence(compared), *layer_tables.layer_sentences(compared))):
+        console.print(Text(sentence))
+    for each in compared.judgements:
+        console.print(Text(f"{'✗' if each.failed else '✓'} {each.sentence}", style="bold red" if each.failed else ""))
 
 
-def comparison_markdown(comparison: RunComparison) -> str:
+def comparison_markdown(compared: Compared) -> str:
     """Everything but the charts."""
-    parts = [f"# {escaped(_title(comparison))}"]
-    parts += [f"**{escaped(warning)}**" for warning in compare_tables.warnings_of(comparison)]
-    parts.append("\n".join(f"- {escaped(sentence)}" for sentence in compare_tables.verdict_sentences(comparison)))
-    parts += [table_markdown(table) for table in compare_tables.tables_of(comparison)]
+    parts = [f"# {escaped(_title(compared))}"]
+    parts += [f"**{escaped(sentence)}**" for sentence in _alarms(compared)]
+    if compared.against_first:
+        parts.append("\n".join(f"- {escaped(each)}" for each in compare_tables.verdict_sentences(compared)))
+    if front := pareto_table.front_sentence(compared):
+        parts.append(escaped(front))
+    parts += [table_markdown(table) for table in _tables(compared)]
+    if compared.layers:
+        parts.append("## Layers")
+        parts.append("\n".join(f"- {escaped(each)}" for each in layer_tables.layer_sentences(compared)))
+        parts += [table_markdown(table, level=3) for table in layer_tables.layer_tables(compared)]
     return "\n\n".join(parts) + "\n"
 
 
-def comparison_html(comparison: RunComparison) -> str:
+def _tables(compared: Compared) -> Iterator[Table]:
+    """Those that every reader of a file sees; the ones that would be empty are left out."""
+    for table in (
+        compare_tables.judgements_table(compared),
+        compare_tables.finals_table(compared),
+        compare_tables.differences_table(compared),
+        compare_tables.goals_table(compared),
+        pareto_table.pareto_table(compared),
+        compare_tables.steps_table(compared),
+        compare_tables.engines_table(compared),
+        compare_tables.settings_table(compared),
+        compare_tables.machines_table(compared),
+        compare_tables.sources_table(compared),
+    ):
+        if table.rows:
+            yield table
+
+
+def comparison_html(compared: Compared) -> str:
     """One page that needs nothing but itself."""
+    points = _points(compared)
     return render(
         "compare.html.jinja",
-        title=_title(comparison),
-        comparison=comparison,
-        warnings=compare_tables.warnings_of(comparison),
-        sentences=compare_tables.verdict_sentences(comparison),
-        finals=compare_tables.finals_table(comparison),
-        differences=compare_tables.differences_table(comparison),
-        goals=compare_tables.goals_table(comparison),
-        metric=compare_tables.metric_words(comparison, comparison.runs[0]),
-        scatter=scatter_chart(_points(comparison), "compare") if comparison.same_metric else None,
-        waterfalls=[(run.label, _waterfall(run, comparison)) for run in comparison.runs if run.report.steps[1:]],
-        steps=compare_tables.steps_table(comparison),
-        engines=compare_tables.engines_table(comparison),
-        settings=compare_tables.settings_table(comparison),
-        machines=compare_tables.machines_table(comparison),
-        runs=compare_tables.runs_table(comparison),
-        marks={run.letter: compare_tables.machine_mark(comparison, run) for run in comparison.runs},
+        title=_title(compared),
+        compared=compared,
+        alarms=_alarms(compared),
+        sentences=compare_tables.verdict_sentences(compared),
+        front=pareto_table.front_sentence(compared),
+        judgements=compare_tables.judgements_table(compared),
+        finals=compare_tables.finals_table(compared),
+        differences=compare_tables.differences_table(compared),
+        goals=compare_tables.goals_table(compared),
+        metric=told_of(compared, compared.runs[0].main[0]) if compared.runs else None,
+        scatter=scatter_chart(points, "compare", compared.budgets) if points else None,
+        pareto=pareto_table.pareto_table(compared),
+        waterfalls=[(run, _waterfall(run, compared)) for run in compared.runs if run.report.steps[1:]],
+        steps=compare_tables.steps_table(compared),
+        layers=layer_tables.layer_sentences(compared),
+        layer_tables=list(layer_tables.layer_tables(compared)),
+        engines=compare_tables.engines_table(compared),
+        settings=compare_tables.settings_table(compared),
+        machines=compare_tables.machines_table(compared),
+        sources=compare_tables.sources_table(compared),
+        marks={source.letter: machine_mark(compared, source.machine) for source in compared.sources},
     )
 
 
-def _title(comparison: RunComparison) -> str:
-    return wording.sentence_list(run.label for run in comparison.runs)
+def _title(compared: Compared) -> str:
+    return wording.sentence_list(source.label for source in compared.sources)
 
 
-def _points(comparison: RunComparison) -> list[EnginePoint]:
+def _alarms(compared: Compared) -> tuple[str, ...]:
+    """What a reader must know first: which numbers may not be compared, and what failed."""
+    failed = (f"✗ {each.sentence}" for each in compared.judgements if each.failed)
+    return (*compare_tables.warnings_of(compared), *failed)
+
+
+def _points(compared: Compared) -> list[EnginePoint]:
+    """Every engine that has a place; the line of a run leads through its steps."""
+    places = {each.engine.mark: each for each in compared.standings}
     return [
-        _point(run, index, series)
-        for series, run in enumerate(comparison.runs)
-        for index in range(len(run.report.steps))
+        EnginePoint(
+            engine.mark,
+            engine.mark,
+            places[engine.mark].score,
+            places[engine.mark].latency,
+            series,
+            joined=index < len(run.report.steps),
+            ground=places[engine.mark].ground,
+        )
+        for series, run in enumerate(compared.runs)
+        for index, engine in enumerate(run.engines)
+        if engine.mark in places
     ]
 
 
-def _point(run: Run, index: int, series: int) -> EnginePoint:
-    step = run.report.steps[index]
-    number = step.name.partition("-")[0].lstrip("0") or str(index + 1)
-    mark = f"{run.letter}{number}"
-    return EnginePoint(mark, mark, step.engine.score, step.timing.candidate, series)
-
-
-def _waterfall(run: Run, comparison: RunComparison) -> Chart:
-    reports = [each.report for each in comparison.runs]
-    wide, narrow = (
-        waterfall(run.report, width, f"waterfall-{run.letter}-{width:.0f}", reports) for width in (WIDE, NARROW)
-    )
-    return Chart(wide.markup(), narrow.markup())
+def _waterfall(run: Run, compared: Compared) -> Chart:
+    reports = [each.report for each in compared.runs]
+    return in_both_forms(lambda width, key: waterfall(run.report, width, f"waterfall-{run.letter}-{key}", reports))

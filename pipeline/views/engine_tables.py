@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ...export.measurement import (
+    P90_SAMPLES,
     P99_SAMPLES,
     Audit,
     Comparison,
@@ -10,6 +11,7 @@ from ...export.measurement import (
     Interval,
     Latency,
     LayerPrecision,
+    NotMeasured,
     Score,
 )
 from ..report import Report
@@ -48,7 +50,7 @@ def _latency_row(name: str, threads: int, timing: Comparison, decimals: int) -> 
         Cell(name),
         *cells((str(latency.batch), str(threads), f"{latency.samples:,}")),
         p50_cell(latency, decimals),
-        Cell(wording.plain(latency.p90_ms, decimals)),
+        p90_cell(latency, decimals),
         p99_cell(latency, decimals),
         Cell(wording.plain(latency.mean_ms, decimals)),
         Cell(wording.plain(latency.throughput, 0)),
@@ -66,6 +68,7 @@ def engines_table(report: Report) -> Table:
         told.column(),
         figures("File", "kB"),
         figures("Peak memory", "MB"),
+        figures("Energy", "mJ a sample"),
         figures("Quantized MACs", "%"),
         words("File in the run"),
     )
@@ -75,6 +78,7 @@ def engines_table(report: Report) -> Table:
             told.cell(engine.score),
             Cell(wording.kilobytes(engine.file_bytes)),
             memory_cell(engine),
+            energy_cell(engine),
             _int8_cell(engine),
             Cell(engine.file),
         )
@@ -134,7 +138,7 @@ def audited(report: Report) -> EngineMeasurement | None:
 
 def audit_sentence(audit: Audit) -> str:
     """How much runs in the precision that was asked for, and how much had to."""
-    num_quantized = sum(layer.precision != "float" for layer in audit.layers)
+    num_quantized = sum(layer.precision == audit.precision for layer in audit.layers)
     num_left = sum(layer.on_purpose for layer in audit.layers)
     left = f"; `quantize` left {num_left} in float" if num_left else ""
     asked = f"{left}; at least {wording.percent(audit.min_int8_share)} % was asked" if audit.min_int8_share else left
@@ -161,18 +165,41 @@ def p50_cell(latency: Latency, decimals: int) -> Cell:
     return Cell(wording.plain(latency.p50_ms, decimals), wording.interval(latency.p50_interval, decimals))
 
 
+def p90_cell(latency: Latency, decimals: int) -> Cell:
+    """In milliseconds with its interval, where there were enough samples."""
+    return _percentile_cell(latency.p90_ms, latency.p90_interval, latency.samples, P90_SAMPLES, decimals)
+
+
 def p99_cell(latency: Latency, decimals: int) -> Cell:
-    """In milliseconds, where there were enough samples."""
-    if latency.p99_ms is None:
-        return not_measured(f"{latency.samples:,} of {P99_SAMPLES:,} samples")
-    return Cell(wording.plain(latency.p99_ms, decimals))
+    """Likewise."""
+    return _percentile_cell(latency.p99_ms, latency.p99_interval, latency.samples, P99_SAMPLES, decimals)
+
+
+def _percentile_cell(ms: float | None, interval: Interval | None, samples: int, needed: int, decimals: int) -> Cell:
+    if ms is None:
+        return not_measured(f"{samples:,} of {needed:,} samples")
+    return Cell(wording.plain(ms, decimals), "" if interval is None else wording.interval(interval, decimals))
 
 
 def memory_cell(engine: EngineMeasurement) -> Cell:
-    """Of the process that runs the engine, in megabytes."""
+    """Of the process that runs the engine, in megabytes, and what it holds of a GPU's."""
+    device = engine.device_memory_bytes
+    on_device = "" if device is None else f"and {wording.megabytes(device)} on the GPU"
     if engine.peak_memory_bytes is None:
-        return not_measured("the system does not tell")
-    return Cell(wording.megabytes(engine.peak_memory_bytes))
+        return not_measured(f"the system does not tell{'; ' if on_device else ''}{on_device}")
+    return Cell(wording.megabytes(engine.peak_memory_bytes), on_device)
+
+
+def energy_cell(engine: EngineMeasurement) -> Cell:
+    """Of one sample in millijoules, without what the idle device takes."""
+    energy = engine.energy
+    if energy is None:
+        return not_measured("an older potstill measured it")
+    if isinstance(energy, NotMeasured):
+        return not_measured(energy.reason)
+    device = "GPU" if energy.source == "NVML" else "processor"
+    watts = f"{wording.plain(energy.idle_w, 1)} W idle, {wording.plain(energy.busy_w, 1)} W busy"
+    return Cell(wording.figure(energy.millijoules), f"{device}, {energy.source}, {watts}")
 
 
 def speedup_cell(timing: Comparison) -> Cell:

@@ -1,15 +1,19 @@
 """The report as one page that needs nothing but itself: no network, no scripts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comparison.asked import Budget
 from ..report import Report, StepReport
-from . import engine_tables, report_tables, wording
+from . import device_tables, engine_tables, ranking, report_tables, wording
 from .curves import training_curves
 from .fact_tables import fact_tables
+from .ranking_chart import ranking_chart
 from .scatter import EnginePoint, scatter
+from .scenario_tables import scenario_tables
+from .svg import Canvas
 from .tables import Table
 from .terms import terms_of, terms_table
 from .waterfall import waterfall
@@ -64,7 +68,12 @@ def report_html(report: Report) -> str:
         report=report,
         metric=told,
         sentence=report_tables.headline_sentence(report),
-        gates=report_tables.gate_sentences(report),
+        fastest=ranking.ranking_sentence(report),
+        warnings=report_tables.warning_sentences(report),
+        ranked=ranking.ranking_table(report),
+        ranking_chart=in_both_forms(lambda width, key: ranking_chart(report, width, f"ranking-{key}"))
+        if len(report.ranking) > 2
+        else None,
         tiles=list(_tiles(report)) if len(report.steps) > 1 else [],
         headline=report_tables.headline_table(report),
         goals=report_tables.goals_table(report),
@@ -82,6 +91,9 @@ def report_html(report: Report) -> str:
         parity=engine_tables.parity_table(report),
         remarks=engine_tables.remarks_table(report),
         latency=engine_tables.latency_table("", [(each.target, each) for each in report.engines]),
+        scenarios=list(scenario_tables(report)),
+        device_latency=device_tables.device_latency_table(report),
+        device_states=device_tables.device_state_table(report),
         audited=engine,
         audit_sentence=engine_tables.audit_sentence(engine.audit) if engine and engine.audit else "",
         audit=engine_tables.audit_table(engine.audit) if engine and engine.audit else None,
@@ -106,16 +118,20 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def scatter_chart(points: Sequence[EnginePoint], key: str) -> Chart:
+def scatter_chart(points: Sequence[EnginePoint], key: str, budgets: Sequence[Budget] = ()) -> Chart:
     """The metric against latency in both forms."""
-    wide, narrow = scatter(points, WIDE, 420, f"{key}-wide"), scatter(points, NARROW, 320, f"{key}-narrow")
-    return Chart(wide.markup(), narrow.markup())
+    return in_both_forms(
+        lambda width, form: scatter(points, width, 420 if width == WIDE else 320, f"{key}-{form}", budgets)
+    )
 
 
 def _waterfall(report: Report) -> Chart:
-    wide, narrow = (
-        waterfall(report, width, f"waterfall-{name}") for name, width in (("wide", WIDE), ("narrow", NARROW))
-    )
+    return in_both_forms(lambda width, key: waterfall(report, width, f"waterfall-{key}"))
+
+
+def in_both_forms(drawn: Callable[[float, str], Canvas]) -> Chart:
+    """`drawn` takes the width, and what is to be in its ids."""
+    wide, narrow = (drawn(width, name) for name, width in (("wide", WIDE), ("narrow", NARROW)))
     return Chart(wide.markup(), narrow.markup())
 
 

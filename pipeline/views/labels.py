@@ -28,14 +28,14 @@ class Placed:
 
 
 def placed_labels(
-    points: Sequence[tuple[float, float, str]], within: Box, crossed: Sequence[Box] = ()
+    points: Sequence[tuple[float, float, str]], within: Box, crossed: Sequence[Box] = (), taken: Sequence[Box] = ()
 ) -> list[Placed | None]:
-    """A place for each (x, y, text): off all points and other labels, and off `crossed` where that is near.
+    """A place for each (x, y, text): off all points, other labels and `taken`, and off `crossed` where that is near.
 
     None where there is no such place.
     """
     dots = [Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y, _ in points]
-    blocked = [*dots]
+    blocked = [*dots, *taken]
     found: list[Placed | None] = []
     for x, y, text in points:
         free = [

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ..report import Report, StepReport
-from . import engine_tables, report_tables
+from . import engine_tables, ranking, report_tables
 from .fact_tables import fact_tables
 from .tables import Cell, Column, Table
 from .terms import terms_of, terms_table
@@ -17,7 +17,9 @@ def report_markdown(report: Report) -> str:
 def _parts(report: Report) -> Iterator[str]:
     yield f"# {escaped(report.name)}"
     yield escaped(report_tables.headline_sentence(report))
-    for sentence in report_tables.gate_sentences(report):
+    if fastest := ranking.ranking_sentence(report):
+        yield escaped(fastest)
+    for sentence in report_tables.warning_sentences(report):
         yield f"**{escaped(sentence)}**"
     for table in report_tables.tables_of(report):
         yield table_markdown(table)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from ...export.measurement import P99_SAMPLES, Comparison, Machine
+from ...export.measurement import P90_SAMPLES, P99_SAMPLES, Comparison, Machine
 from ..progress import duration_text
 from ..report import Earned, Report, StepReport
 from . import wording
+from .device_tables import device_latency_table, device_state_table, throttling_sentences
 from .engine_tables import (
     NO_CHANGE,
     engines_table,
@@ -22,6 +23,8 @@ from .engine_tables import (
     tone_of,
 )
 from .metric_words import MetricWords
+from .ranking import ranking_table
+from .scenario_tables import scenario_tables
 from .tables import Cell, Table, cells, figures, not_measured, words
 from .terms import terms_of
 
@@ -85,6 +88,20 @@ def _gate_sentence(before: StepReport, step: StepReport) -> str:
     )
 
 
+def warning_sentences(report: Report) -> tuple[str, ...]:
+    """What a reader must know before any number: a GPU that was held back, and compressions that did not pay."""
+    return (*throttling_sentences(report), *gate_sentences(report))
+
+
+def judged_sentence(report: Report) -> str:
+    """Which engine the headline and the goals are about; empty where there is one target only."""
+    final = report.steps[-1].engine
+    targets = {engine.target.removesuffix(f" {engine.precision}") for engine in report.engines}
+    if len(targets) < 2:
+        return ""
+    return f"Goals are judged by {final.target}, the engine for the first target."
+
+
 def headline_table(report: Report) -> Table:
     """Teacher beside final engine, and what became of each measure."""
     headline = report.headline
@@ -127,6 +144,8 @@ def headline_table(report: Report) -> Table:
         figures("Change"),
     )
     note = "The teacher's latency is the one timed in turns with the final engine. 95 % intervals."
+    if judged_sentence(report):
+        note = f"The final engine is {final.engine.target}, for the first target. {note}"
     return Table("Teacher and final engine", columns, rows, note)
 
 
@@ -143,7 +162,7 @@ def goals_table(report: Report) -> Table:
         for goal in report.goals
     )
     columns = (words("Goal"), words("Verdict"), figures("Asked"), figures("Reached"), words("In words"))
-    return Table("Goals", columns, rows)
+    return Table("Goals", columns, rows, judged_sentence(report))
 
 
 def _goal_figure(goal: str, value: float) -> str:
@@ -300,10 +319,13 @@ def method_sentences(report: Report) -> tuple[str, ...]:
     sentences = (
         of_score,
         "Latency is host-synchronous: one call after another, each engine in a process of its own. Candidate and "
-        "teacher's fp32 engine take turns on the same machine, so that what slows one slows the other; intervals of "
-        "p50 and of the speedup are 95 % block bootstrap. n counts timed calls; outliers are counted, never dropped.",
-        f"A p99 is given from {P99_SAMPLES:,} calls on. A difference inside its interval, or under 3 %, is called "
-        f"“{NO_CHANGE}”. The teacher's row compares its engine with itself, which shows the noise.",
+        "teacher's fp32 engine take turns on the same machine, in at least two rounds of new processes. The speedup is "
+        "the median over turns of the quotient of both p50 in a turn, so that what slows one slows the other; it can "
+        "differ from the quotient of the p50 in the table. n counts timed calls; outliers are counted, never dropped.",
+        "Intervals are 95 %, by bootstrap over turns; those of p90 and p99 reach as far as order statistics do, too. A "
+        f"percentile is given where ten samples lie beyond it: p90 from {P90_SAMPLES:,} calls on, p99 from "
+        f"{P99_SAMPLES:,}. A difference inside its interval, or under 3 %, is called “{NO_CHANGE}”. The teacher's row "
+        "compares its engine with itself, which shows the noise.",
         of_changes,
     )
     if any(term.shares for step in report.steps for term in terms_of(step)):
@@ -353,6 +375,9 @@ def _size_words(file_ratio: float | None) -> str:
 def tables_of(report: Report) -> Iterator[Table]:
     """The tables that every view shows, in the order in which a reader asks."""
     yield headline_table(report)
+    ranked = ranking_table(report)
+    if ranked is not None:
+        yield ranked
     if report.goals:
         yield goals_table(report)
     yield earned_table(report)
@@ -363,3 +388,7 @@ def tables_of(report: Report) -> Iterator[Table]:
     if remarks is not None:
         yield remarks
     yield latency_table("The final engines' latency", [(engine.target, engine) for engine in report.engines])
+    for table in (device_latency_table(report), device_state_table(report)):
+        if table is not None:
+            yield table
+    yield from scenario_tables(report)

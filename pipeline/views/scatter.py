@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ...export.measurement import Latency, Score
+from ..comparison.asked import Budget
+from ..comparison.pareto import pareto_front
+from .budget_lines import drawn_budgets
 from .labels import Placed, placed_labels
 from .metric_words import MetricWords
 from .svg import Box, Canvas, Scale, scale_over, text_width, tick_texts
@@ -30,73 +33,69 @@ class EnginePoint:
     latency: Latency
     series: int = 0
     """Engines of one series, such as a run, are joined in order."""
+    joined: bool = True
+    """Whether the line of its series leads through it."""
+    ground: object = None
+    """Only points of equal grounds, such as one machine, share a front."""
 
 
-def pareto_front(points: Sequence[EnginePoint]) -> list[EnginePoint]:
-    """By rising latency: the points that no other one equals or beats in both and beats in one."""
-    front: list[EnginePoint] = []
-    for point in sorted(points, key=lambda point: (point.latency.p50_ms, -_goodness(point))):
-        better = not front or _goodness(point) > _goodness(front[-1])
-        if better or _place(point) == _place(front[-1]):
-            front.append(point)
-    return front
-
-
-def _goodness(point: EnginePoint) -> float:
-    """Higher is better, whatever the metric."""
-    return point.score.value if point.score.metric.higher_is_better else -point.score.value
-
-
-def _place(point: EnginePoint) -> tuple[float, float]:
-    return point.latency.p50_ms, point.score.value
-
-
-def scatter(points: Sequence[EnginePoint], width: float, height: float, key: str) -> Canvas:
+def scatter(
+    points: Sequence[EnginePoint], width: float, height: float, key: str, budgets: Sequence[Budget] = ()
+) -> Canvas:
     """The chart in a given size, with names where all of them have room; all points are of one metric."""
     told = MetricWords.of(point.score for point in points)
     canvas = Canvas(width, height, f"{told.title} against latency", _description(points, told), key)
-    plot = Box(_left(points, told, height), TOP, width - RIGHT, height - BOTTOM)
-    across, upwards = _scales(points, plot, told)
+    plot = Box(_left(points, told, height, budgets), TOP, width - RIGHT, height - BOTTOM)
+    across, upwards = _scales(points, plot, told, budgets)
     _axes(canvas, plot, across, upwards, points[0].latency.batch, told)
 
     def place(point: EnginePoint) -> tuple[float, float]:
         return across(point.latency.p50_ms), upwards(told.drawn(point.score.value))
 
-    front = pareto_front(points)
+    places = [place(point) for point in points]
+    taken = drawn_budgets(canvas, plot, (across, upwards), told, budgets, places)
+    front: list[EnginePoint] = []
+    lines: list[Box] = []
     worst = plot.bottom if told.metric.higher_is_better else plot.top
-    steps = _staircase([place(each) for each in front], worst, plot.right)
-    canvas.path(steps, "front")
-    lines = _boxes_along(steps)
+    for ground in dict.fromkeys(point.ground for point in points):
+        members = pareto_front([point for point in points if point.ground == ground])
+        front += members
+        steps = _staircase([place(each) for each in members], worst, plot.right)
+        canvas.path(steps, "front")
+        lines += _boxes_along(steps)
     for series in sorted({point.series for point in points}):
-        members = [point for point in points if point.series == series]
-        course = [place(each) for each in members]
+        course = [place(point) for point in points if point.series == series and point.joined]
         canvas.path(course, "course")
         lines += _boxes_along(course)
     whiskers = [whisker for point in points for whisker in _whiskers(canvas, point, across, upwards, told)]
     for point in points:
-        css = f"dot series-{point.series % 4}" + (" on-front" if point in front else "")
+        css = f"dot series-{point.series % 4}" + (" on-front" if point in front else " beaten")
         canvas.circle(*place(point), 4.5, css)
-    _labels(canvas, points, [place(point) for point in points], plot, [*whiskers, *lines])
+    _labels(canvas, points, places, plot, [*whiskers, *lines], taken, front)
     return canvas
 
 
-def _left(points: Sequence[EnginePoint], told: MetricWords, height: float) -> float:
+def _left(points: Sequence[EnginePoint], told: MetricWords, height: float, budgets: Sequence[Budget]) -> float:
     """Room for the figures beside the upward axis."""
-    scale = scale_over(_ends(points, told), height - BOTTOM, TOP)
+    scale = scale_over(_ends(points, told, budgets), height - BOTTOM, TOP)
     return max(LEFT, *(14 + text_width(text, 11) for text in tick_texts(scale.ticks(6))))
 
 
-def _ends(points: Sequence[EnginePoint], told: MetricWords) -> list[float]:
-    return [told.drawn(end) for point in points for end in (point.score.interval.low, point.score.interval.high)]
+def _ends(points: Sequence[EnginePoint], told: MetricWords, budgets: Sequence[Budget]) -> list[float]:
+    """Of the upward axis: intervals and budgets."""
+    ends = [end for point in points for end in (point.score.interval.low, point.score.interval.high)]
+    return [told.drawn(end) for end in (*ends, *(each.limit for each in budgets if not each.is_latency))]
 
 
-def _scales(points: Sequence[EnginePoint], plot: Box, told: MetricWords) -> tuple[Scale, Scale]:
-    latencies = [
-        end for point in points for end in (point.latency.p50_interval.low, point.latency.p50_interval.high)
-    ] + [point.latency.p50_ms for point in points]
+def _scales(
+    points: Sequence[EnginePoint], plot: Box, told: MetricWords, budgets: Sequence[Budget]
+) -> tuple[Scale, Scale]:
+    latencies = [end for point in points for end in (point.latency.p50_interval.low, point.latency.p50_interval.high)]
+    latencies += [point.latency.p50_ms for point in points]
+    latencies += [each.limit for each in budgets if each.is_latency]
     logarithmic = max(latencies) / min(latencies) > LOGARITHMIC_FROM
     across = scale_over(latencies, plot.left, plot.right, logarithmic=logarithmic)
-    return across, scale_over(_ends(points, told), plot.bottom, plot.top)
+    return across, scale_over(_ends(points, told, budgets), plot.bottom, plot.top)
 
 
 def _axes(canvas: Canvas, plot: Box, across: Scale, upwards: Scale, batch: int, told: MetricWords) -> None:
@@ -131,20 +130,27 @@ def _labels(
     dots: Sequence[tuple[float, float]],
     plot: Box,
     crossed: Sequence[Box],
+    taken: Sequence[Box],
+    front: Sequence[EnginePoint],
 ) -> None:
     room = Box(plot.left + 2, plot.top - 8, plot.right + RIGHT - 2, plot.bottom - 2)
     labels: list[Placed | None] = [None]
     if canvas.width >= NAMES_FROM:
-        labels = placed_labels([(*dot, each.name) for dot, each in zip(dots, points, strict=True)], room, crossed)
+        labels = placed_labels(
+            [(*dot, each.name) for dot, each in zip(dots, points, strict=True)], room, crossed, taken
+        )
     if None in labels:
-        labels = placed_labels([(*dot, each.short) for dot, each in zip(dots, points, strict=True)], room, crossed)
-    for (x, y), label in zip(dots, labels, strict=True):
+        labels = placed_labels(
+            [(*dot, each.short) for dot, each in zip(dots, points, strict=True)], room, crossed, taken
+        )
+    for point, (x, y), label in zip(points, dots, labels, strict=True):
         if label is None:
             continue
         if label.led:
             end = label.x + {"start": -2.0, "middle": 0.0, "end": 2.0}[label.anchor]
             canvas.line((x, y), (end, min(max(y, label.box.top), label.box.bottom)), "leader")
-        canvas.text(label.x, label.y, label.text, "label", anchor=label.anchor)
+        css = "label" if point in front else "label beaten"
+        canvas.text(label.x, label.y, label.text, css, anchor=label.anchor)
 
 
 def _staircase(front: Sequence[tuple[float, float]], worst: float, right: float) -> list[tuple[float, float]]:

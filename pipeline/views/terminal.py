@@ -5,8 +5,9 @@ from typing import IO, TYPE_CHECKING
 
 from ...export.measurement import EngineMeasurement
 from ..report import Report
-from . import engine_tables, report_tables
+from . import device_tables, engine_tables, ranking, report_tables
 from .metric_words import MetricWords
+from .scenario_tables import scenario_tables
 from .tables import Cell, Column, Table, Tone
 from .terms import terms_of, terms_sentence
 
@@ -54,7 +55,9 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     from rich.text import Text
 
     yield Text(f"\n{report.name}: {report_tables.headline_sentence(report)}\n", style="bold")
-    for sentence in report_tables.gate_sentences(report):
+    if fastest := ranking.ranking_sentence(report):
+        yield Text(f"{fastest}\n", style="bold")
+    for sentence in report_tables.warning_sentences(report):
         yield Text(f"! {sentence}\n", style="bold red")
     steps = report_tables.steps_table(report)
     metric = report_tables.metric_words(report).title
@@ -62,9 +65,18 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     if len(report.steps) > 1:
         earned = report_tables.earned_table(report)
         yield table_view(earned.only("Step", metric, f"{metric} in total", "Speedup", "Speedup in total"))
+    ranked = ranking.ranking_table(report)
+    if ranked is not None:
+        metric = ranked.columns[4].title
+        yield table_view(ranked.only("Engine", "p50", "Speed", "Verdict", metric, "File", "Peak memory"))
     if len(report.engines) > 1 or any(len(engine.latency) > 1 for engine in report.engines):
         latency = engine_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
         yield table_view(latency.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup"))
+    for table in scenario_tables(report):
+        yield table_view(table.only("Engine", "Batch", "Throughput", "Where", "Bound", "Rate", "p50", "p99", "Queries"))
+    on_device = device_tables.device_latency_table(report)
+    if on_device is not None:
+        yield table_view(on_device.only("Engine", "Batch", "Host p50", "Device p50", "Device p99", "Beside the device"))
     for step in report.steps:
         if terms := terms_of(step):
             yield Text(terms_sentence(step.name, terms))
@@ -74,6 +86,8 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
         for layer in engine.audit.layers:
             if layer.precision == "float":
                 yield Text(f"  float: {layer.name} ({layer.kind}, {layer.macs:,} MACs): {layer.reason}", style="red")
+    if report.goals and (judged := report_tables.judged_sentence(report)):
+        yield Text(judged, style="dim")
     for goal in report.goals:
         yield Text(f"{'✓' if goal.met else '✗'} {goal.sentence}", style="" if goal.met else "bold red")
 

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
 from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine, measure_engine, rehearse_engine
-from potstill.export.measurement import Accuracy
+from potstill.export.engine import Array
+from potstill.export.measurement import Accuracy, NotMeasured, OperatorTime
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
@@ -81,9 +83,25 @@ def test_a_measurement_holds_the_accuracy_of_the_engine_over_the_whole_test_spli
     assert measured.file_bytes == engine.path.stat().st_size
     assert comparison.candidate.samples >= 10
     assert comparison.interval.low <= comparison.ratio <= comparison.interval.high
+    assert isinstance(measured.operators, tuple)
+    assert {"conv1", "linear"} <= {operator.layer for operator in measured.operators}
     assert type(measured).model_validate_json(measured.model_dump_json()) == measured
     inputs = data.test.batch(torch.arange(len(data.test)))
     with torch.no_grad():
         outputs = artifact.executable(data.example())(*inputs.inputs.values())
     # One int8 prediction in a hundred may hang on a rounding.
     assert abs(measured.score.correct - int(Classification().values(outputs, inputs.target).sum())) <= (which == "int8")
+
+
+class Silent(OnnxRuntimeTarget, frozen=True):
+    """A runtime that has no profile."""
+
+    def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:
+        """Refused, as a runtime refuses it."""
+        raise ExportError("it has no profile")
+
+
+def test_a_runtime_without_a_profile_is_measured_all_the_same(float_engine: BuiltEngine, data: Dataset) -> None:
+    found = measure_engine(float_engine, float_engine, Silent(), data, Classification(), file="model.onnx").engine
+    assert found.operators == NotMeasured(reason="it has no profile")
+    assert type(found).model_validate_json(found.model_dump_json()) == found

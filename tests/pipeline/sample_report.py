@@ -1,5 +1,6 @@
 """Makes reports whose numbers are like those of a real run, without running anything."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +12,18 @@ from potstill.export.measurement import (
     Accuracy,
     Audit,
     Comparison,
+    DeviceState,
+    Energy,
     EngineMeasurement,
     Interval,
     Latency,
     LayerPrecision,
     Machine,
     MeanScore,
+    NotMeasured,
+    OperatorTime,
     Parity,
+    Ranked,
     ScoreChange,
 )
 from potstill.export.resampling import verdict_of
@@ -90,7 +96,9 @@ def latency(batch: int, p50_ms: float, samples: int, spread: float = 0.012) -> L
         p50_ms=p50_ms,
         p50_interval=Interval(low=p50_ms * (1 - spread), high=p50_ms * (1 + spread)),
         p90_ms=1.08 * p50_ms,
+        p90_interval=Interval(low=1.06 * p50_ms, high=1.11 * p50_ms),
         p99_ms=1.31 * p50_ms if samples >= 1000 else None,
+        p99_interval=Interval(low=1.2 * p50_ms, high=1.5 * p50_ms) if samples >= 1000 else None,
         mean_ms=1.03 * p50_ms,
         throughput=1000 * batch / (1.03 * p50_ms),
         outliers=samples // 70,
@@ -152,6 +160,7 @@ def engine(sketch: Sketch, teacher_p50_ms: float, *, threads: int = 1, count: in
             limit="98 % of the predictions agree" if quantized else "relative error at most 0.001",
         ),
         audit=audit() if quantized else None,
+        operators=operators(LAYERS, teacher_p50_ms / sketch.speedup, 0.01),
     )
 
 
@@ -169,6 +178,8 @@ def curve(sketch: Sketch) -> tuple[CurvePoint, ...]:
         for epoch in range(1, sketch.epochs + 1)
     )
 
+
+LAYERS = ("conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2", "linear")
 
 SIZES = (1.9, 0.8, 0.4, 90.0, 3e-4, 0.02, 7.0, 1e-3)
 """Of each term at the start; the fourth is warmed up from zero, the fifth decays to zero."""
@@ -237,6 +248,129 @@ def machine(cpu_model: str = "AMD EPYC 7R13 Processor", onnxruntime: str = "1.32
         load=(0.42, 0.51, 0.48),
         gpu=None,
     )
+
+
+GPU_STATES = (
+    DeviceState(
+        sm_clock_mhz=1980,
+        max_sm_clock_mhz=1980,
+        memory_clock_mhz=2619,
+        temperature_c=41,
+        power_w=118.4,
+        throttling=(),
+    ),
+    DeviceState(
+        sm_clock_mhz=1410,
+        max_sm_clock_mhz=1980,
+        memory_clock_mhz=2619,
+        temperature_c=79,
+        power_w=None,
+        throttling=("power cap", "heat"),
+    ),
+)
+
+
+def operators(names: Sequence[str], total_ms: float, own_ms: float = 0.0) -> tuple[OperatorTime, ...]:
+    """A convolution in each layer, the later ones the shorter, and a reordering by the runtime itself."""
+    weights = [1 / (index + 1) for index in range(len(names))]
+    found = [
+        OperatorTime(layer=name, operator="Conv", ms=total_ms * weight / sum(weights))
+        for name, weight in zip(names, weights, strict=True)
+    ]
+    return (*found, *([OperatorTime(layer="", operator="ReorderInput", ms=own_ms)] if own_ms else []))
+
+
+def ranked(engine: EngineMeasurement, fastest: EngineMeasurement) -> Ranked:
+    """A final engine in turns with the fastest one, at batch 1."""
+    candidate, baseline = engine.latency[0].candidate, fastest.latency[0].candidate
+    ratio = baseline.p50_ms / candidate.p50_ms
+    interval = Interval(low=0.975 * ratio, high=1.025 * ratio)
+    verdict = verdict_of(ratio, interval)
+    comparison = Comparison(
+        batch=1, ratio=ratio, interval=interval, verdict=verdict, baseline=baseline, candidate=candidate
+    )
+    return Ranked(target=engine.target, comparison=comparison)
+
+
+def p50_of(engine: EngineMeasurement) -> float:
+    """At batch 1."""
+    return engine.latency[0].candidate.p50_ms
+
+
+def with_several_targets(report: Report, *, throttled: bool = True) -> Report:
+    """The same run with engines for OpenVINO and for a GPU beside ONNX Runtime's, ranked, with energy."""
+    as_float, final = (
+        each.model_copy(update={"energy": NotMeasured(reason="RAPL cannot be read here")}) for each in report.engines
+    )
+    by_openvino = final.model_copy(
+        update={
+            "target": "openvino cpu int8",
+            "runtime": "openvino",
+            "file": "06-quantize/openvino-cpu-int8/model.xml",
+            "latency": tuple(timing(batch, 11.9, TEACHER_P50_MS) for batch in (1, 32)),
+            "energy": Energy(source="RAPL", millijoules=4.31, idle_w=21.2, busy_w=38.6, seconds=10.0, samples=41_230),
+        }
+    )
+    on_gpu = as_float.model_copy(
+        update={
+            "target": "inductor cuda fp16",
+            "runtime": "inductor",
+            "device": "cuda",
+            "precision": "fp16",
+            "file": "06-quantize/inductor-cuda-fp16/model.pt2",
+            "latency": tuple(timing(batch, 7.1, TEACHER_P50_MS) for batch in (1, 32)),
+            "device_latency": (latency(1, 0.093, 1040), latency(32, 0.41, 420)),
+            "device_memory_bytes": 611_000_000,
+            "device_states": GPU_STATES if throttled else (GPU_STATES[0], GPU_STATES[0]),
+            "energy": Energy(source="NVML", millijoules=31.7, idle_w=70.1, busy_w=139.0, seconds=12.0, samples=26_080),
+        }
+    )
+    engines = (as_float, final, by_openvino, on_gpu)
+    order = sorted(engines, key=p50_of)
+    ranking = tuple(ranked(each, order[0]) for each in order)
+    on = report.machine.model_copy(update={"gpu": "NVIDIA H100 80GB HBM3"})
+    last = report.steps[-1].model_copy(update={"engine": final})
+    steps = (*report.steps[:-1], last)
+    changes = {"engines": engines, "ranking": ranking, "machine": on, "steps": steps}
+    return Report.model_validate(report.model_copy(update=changes).model_dump())
+
+
+def profile_text(
+    names: Sequence[str] = ("model.onnx",),
+    *,
+    p50_ms: float = 0.3,
+    on: Machine | None = None,
+    layers: tuple[OperatorTime, ...] | None = None,
+    beside: Sequence[float] = (),
+) -> str:
+    """What `potstill profile --json` writes of files, each one slower than the one before.
+
+    `beside` has each one's speed in turns with the first, where that was found.
+    """
+    entries = [
+        {
+            "name": name,
+            "file": f"exported/{name}",
+            "sha256": 64 * "0",
+            "runtime": "onnxruntime",
+            "device": "cpu",
+            "precision": None,
+            "threads": 1,
+            "latency": [latency(1, p50_ms * (1 + index), 1040).model_dump()],
+            "peak_memory_bytes": 84_000_000,
+            "layers": None if layers is None else [each.model_dump() for each in layers],
+            **({"beside_first": [timing(1, beside[index], p50_ms).model_dump()]} if beside else {}),
+        }
+        for index, name in enumerate(names)
+    ]
+    content = {
+        "version": 1,
+        "kind": "profile",
+        "machine": (on or machine()).model_dump(),
+        "started": "2026-05-05T10:00:00Z",
+        "entries": entries,
+    }
+    return json.dumps(content)
 
 
 def as_regression(report: Report) -> Report:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -116,6 +117,41 @@ def test_compare_says_which_path_holds_no_report(capsys: Output, tmp_path: Path)
     assert "Traceback" not in error
 
 
+class TestCompare:
+    def test_a_run_that_is_not_as_demanded_ends_with_3_and_one_line_for_each_condition(
+        self, capsys: Output, tmp_path: Path, samples: ModuleType
+    ) -> None:
+        (tmp_path / "report.json").write_text(samples.sample_report().model_dump_json())
+        conditions = ["--fail-if", "p99_ms>0.3", "--fail-if", "accuracy<0.9"]
+        assert main(["compare", str(tmp_path), *conditions, "--output", str(tmp_path / "out")]) == 3
+        lines = capsys.readouterr().out.splitlines()
+        assert sum(line.startswith("✗ p99_ms>0.3 FAILED: A digits") for line in lines) == 1
+        assert sum(line.startswith("✓ accuracy<0.9 passed: A digits") for line in lines) == 1
+        assert {file.name for file in (tmp_path / "out").iterdir()} == {"compare.html", "compare.md", "compare.json"}
+        assert main(["compare", str(tmp_path), "--fail-if", "p99_ms>0.4"]) == 0
+
+    def test_a_baseline_and_budgets_may_be_given(self, capsys: Output, tmp_path: Path, samples: ModuleType) -> None:
+        (tmp_path / "report.json").write_text(samples.sample_report().model_dump_json())
+        arguments = [str(tmp_path), "--baseline", str(tmp_path / "report.json"), "--fail-if", "regression>5%"]
+        assert main(["compare", *arguments, "--budget", "p50_ms=2"]) == 0
+        assert "✓ regression>5% passed: B digits" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "compare takes 2 to 26 runs or profiles, got 1"),
+            (["--fail-if", "p9_ms>2"], "there is no number `p9_ms`"),
+            (["--fail-if", "p99_ms>2", "--budget", "speed=2"], "there is no number `speed`"),
+        ],
+    )
+    def test_what_cannot_be_asked_ends_with_2(
+        self, arguments: list[str], message: str, capsys: Output, tmp_path: Path, samples: ModuleType
+    ) -> None:
+        (tmp_path / "report.json").write_text(samples.sample_report().model_dump_json())
+        assert main(["compare", str(tmp_path), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -165,7 +201,7 @@ def test_schema_prints_json(capsys: Output) -> None:
 def test_doctor_tells_versions_runtimes_and_a_recommendation(capsys: Output) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "runtime    onnxruntime: can build and run here" in out
+    assert "runtime    onnxruntime cpu: can build and run here" in out
     assert "library    torch " in out
     assert out.splitlines()[-1].startswith("advice     ")
 

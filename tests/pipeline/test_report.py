@@ -84,6 +84,22 @@ class TestLoad:
                 Report.load(tmp_path)
 
 
+class TestRanking:
+    def test_a_ranked_run_comes_back_equal(self, samples: ModuleType, report: Report, tmp_path: Path) -> None:
+        several = samples.with_several_targets(report)
+        (tmp_path / "report.json").write_text(report_files(several)["report.json"])
+        assert Report.load(tmp_path) == several
+
+    def test_of_an_engine_that_is_not_there_is_refused(
+        self, samples: ModuleType, report: Report, tmp_path: Path
+    ) -> None:
+        content = samples.with_several_targets(report).model_dump(mode="json")
+        content["ranking"][0]["target"] = "nowhere int8"
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        with pytest.raises(UsageError, match="is no report of a run: Value error, ranks nowhere int8, of which"):
+            Report.load(tmp_path)
+
+
 class TestOfARegression:
     def test_comes_back_equal(self, samples: ModuleType, report: Report, tmp_path: Path) -> None:
         regression = samples.as_regression(report)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from potstill.pipeline.views.compare import compare
+from potstill.pipeline.comparison.compare import Compared, compare
+from potstill.pipeline.comparison.request import compared_as_asked
+from potstill.pipeline.report import Report
 from potstill.pipeline.views.compare_views import comparison_html
 from potstill.pipeline.views.html import report_html
 
@@ -78,6 +80,19 @@ def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+def judged(samples: ModuleType, folder: Path, reports: list[Report]) -> Compared:
+    """Runs beside a profile of the first one's machine, with budgets and a condition that fails."""
+    names: list[Path] = []
+    for number, report in enumerate(reports):
+        names.append(folder / f"run-{number}.json")
+        names[-1].write_text(report.model_dump_json())
+    names.append(folder / "profile.json")
+    layers = samples.operators(samples.LAYERS, 0.3)
+    text = samples.profile_text(["a-very-long-name-of-a-model.onnx"], on=reports[0].machine, layers=layers)
+    names[-1].write_text(text)
+    return compared_as_asked(names, fail_if=["p99_ms>0.1"], budgets=["p50_ms=0.26", "p50_ms=0.25", "accuracy=98.4%"])
+
+
 @pytest.fixture(scope="module")
 def measured(samples: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
     """What the browser found about each page at each width, and its console."""
@@ -89,12 +104,15 @@ def measured(samples: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> t
     long = samples.sample_report(names, name="a-name-as-long-as-" + 60 * "x")
     other = samples.sample_report(on=samples.machine("Another Processor"), name="elsewhere")
     regression = samples.as_regression(report)
+    several = samples.with_several_targets(report)
     pages = {
         "regression.html": report_html(regression),
         "mixed.html": comparison_html(compare([(folder / "a", regression), (folder / "b", report)])),
         "report.html": report_html(report),
         "long.html": report_html(long),
         "compare.html": comparison_html(compare([(folder / "a", report), (folder / "b", other), (folder / "c", long)])),
+        "several.html": report_html(several),
+        "judged.html": comparison_html(judged(samples, folder, [several, other, report])),
     }
     for name, text in pages.items():
         (folder / name).write_text(text)
@@ -118,7 +136,7 @@ class TestInABrowser:
 
     def test_no_page_is_wider_than_a_phone_or_a_desktop(self, measured: tuple[dict[str, Any], list[str]]) -> None:
         assert {name: each["excess"] for name, each in measured[0].items() if each["excess"] > 0} == {}
-        assert len(measured[0]) == 10
+        assert len(measured[0]) == 14
 
     def test_no_text_of_a_drawing_lies_over_another(self, measured: tuple[dict[str, Any], list[str]]) -> None:
         assert {name: each["overlaps"] for name, each in measured[0].items() if each["overlaps"]} == {}

@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.export.measurement import Accuracy, Interval, Latency
+from potstill.pipeline.comparison.asked import Budget
+from potstill.pipeline.comparison.pareto import pareto_front
 from potstill.pipeline.journal import CurvePoint
 from potstill.pipeline.report import Report, StepReport
 from potstill.pipeline.views import curves
 from potstill.pipeline.views.curves import training_curves
 from potstill.pipeline.views.labels import placed_labels
-from potstill.pipeline.views.scatter import EnginePoint, pareto_front, scatter
+from potstill.pipeline.views.ranking_chart import ranking_chart
+from potstill.pipeline.views.scatter import EnginePoint, scatter
 from potstill.pipeline.views.svg import Box, Canvas, Scale, scale_over, shortened, text_width, tick_texts
 from potstill.pipeline.views.waterfall import waterfall
 
@@ -105,7 +108,39 @@ class TestTexts:
         canvas = scatter(points, width, 400, "s")
         assert overlapping(canvas.texts) == []
         assert outside(canvas) == []
-        assert canvas.markup().count('class="label"') == count
+        assert canvas.markup().count('class="label') == count
+
+    def test_of_the_scatter_stay_apart_with_budgets_among_the_points(
+        self, samples: ModuleType, count: int, width: float
+    ) -> None:
+        report = many_steps(samples, count, "quantize")
+        points = [
+            EnginePoint(each.name, each.name[:2], each.engine.score, each.timing.candidate) for each in report.steps
+        ]
+        p50s = [each.latency.p50_ms for each in points]
+        budgets = [
+            *(Budget(value, is_latency=True) for value in (*p50s[:3], 1.01 * p50s[0], 2 * max(p50s))),
+            *(Budget(value, is_latency=False) for value in (points[0].score.value, 0.98, 0.979, 0.5)),
+        ]
+        canvas = scatter(points, width, 400, "s", budgets)
+        assert overlapping(canvas.texts) == []
+        assert outside(canvas) == []
+        assert canvas.markup().count("<line x1") >= len(budgets)
+        assert canvas.markup().count('class="budget"') > len(budgets)
+
+    def test_of_the_ranking_do_not_overlap_or_leave_the_drawing(
+        self, samples: ModuleType, count: int, width: float
+    ) -> None:
+        report = samples.with_several_targets(samples.sample_report())
+        ranking = (report.ranking * 3)[:count]
+        named = tuple(
+            each.model_copy(update={"target": f"{each.target} with many threads {index}"})
+            for index, each in enumerate(ranking)
+        )
+        for shown in (ranking, named):
+            canvas = ranking_chart(report.model_copy(update={"ranking": shown}), width, "r")
+            assert overlapping(canvas.texts) == []
+            assert outside(canvas) == []
 
     def test_of_the_curves_do_not_overlap_or_leave_the_drawing(
         self, samples: ModuleType, count: int, width: float
@@ -180,6 +215,35 @@ class TestCurves:
         assert "Share of the gradient" in markup(4, ("task", "kd"))
         assert "Share of the gradient" not in markup(0, ("task", "kd"))
         assert "Share of the gradient" not in markup(1, ("task",))
+
+
+class TestRankingChart:
+    def test_bars_begin_at_zero_and_grow_with_the_p50(self, samples: ModuleType) -> None:
+        report = samples.with_several_targets(samples.sample_report())
+        markup = ranking_chart(report, 1120, "r").markup()
+        widths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', markup)]
+        p50s = [each.comparison.candidate.p50_ms for each in report.ranking]
+        assert [width / widths[0] for width in widths] == pytest.approx([p50 / p50s[0] for p50 in p50s], rel=0.01)
+        assert len(set(re.findall(r'<rect x="([\d.]+)"', markup))) == 1
+
+    def test_only_the_fastest_and_what_is_within_noise_of_it_are_filled(self, samples: ModuleType) -> None:
+        report = samples.with_several_targets(samples.sample_report())
+        assert ranking_chart(report, 350, "r").markup().count('class="gain"') == 1
+        leader = report.ranking[0]
+        level = report.model_copy(update={"ranking": (leader, leader, *report.ranking[1:])})
+        assert ranking_chart(level, 350, "r").markup().count('class="gain"') == 2
+
+
+class TestFronts:
+    def test_engines_of_different_grounds_have_a_front_each(self, samples: ModuleType) -> None:
+        report = samples.sample_report()
+        points = [
+            EnginePoint(each.name, each.name[:2], each.engine.score, each.timing.candidate, ground=index % 2)
+            for index, each in enumerate(report.steps)
+        ]
+        assert scatter(points, 350, 400, "s").markup().count('class="front"') == 2
+        alike = [EnginePoint(each.name, each.short, each.score, each.latency) for each in points]
+        assert scatter(alike, 350, 400, "s").markup().count('class="front"') == 1
 
 
 class TestParetoFront:

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from potstill.pipeline.comparison.compare import compare
 from potstill.pipeline.report import Report
-from potstill.pipeline.views.compare import compare
 from potstill.pipeline.views.compare_views import comparison_html
 from potstill.pipeline.views.html import report_html
 

@@ -1,6 +1,5 @@
-"""Facts about setting runs side by side."""
+"""Facts about setting runs and profiles side by side."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -8,16 +7,24 @@ from typing import Any
 
 import pytest
 
-from potstill.export.measurement import Interval
+from potstill.pipeline.comparison.compare import Compared, compare
+from potstill.pipeline.comparison.profile_file import ProfileFile
 from potstill.pipeline.errors import UsageError
 from potstill.pipeline.report import Report
 from potstill.pipeline.views import compare_tables
-from potstill.pipeline.views.compare import RunComparison, compare
-from potstill.pipeline.views.compare_views import comparison_html, comparison_markdown, print_comparison
 
 
-def pair(first: Report, second: Report) -> RunComparison:
+def pair(first: Report, second: Report) -> Compared:
     return compare([(Path("runs/a"), first), (Path("runs/b"), second)])
+
+
+def with_profile(samples: ModuleType, folder: Path, **changes: Any) -> Compared:
+    """A run beside a profile of two files, the second one half as fast as the first."""
+    file = folder / "profile.json"
+    file.write_text(samples.profile_text(["one.onnx", "two.onnx"], **changes))
+    profile = ProfileFile.load(file)
+    assert profile is not None
+    return compare([(Path("runs/a"), samples.sample_report()), (file, profile)])
 
 
 def with_final(samples: ModuleType, **changes: Any) -> list[Any]:
@@ -27,7 +34,7 @@ def with_final(samples: ModuleType, **changes: Any) -> list[Any]:
 class TestVerdicts:
     def test_two_runs_of_the_same_numbers_are_within_noise(self, samples: ModuleType) -> None:
         comparison = pair(samples.sample_report(), samples.sample_report())
-        (against,) = comparison.against_first()
+        (against,) = comparison.against_first
         assert against.verdict == "no significant difference"
         assert against.score is not None
         assert not against.score.significant
@@ -36,7 +43,7 @@ class TestVerdicts:
 
     def test_a_clearly_faster_engine_is_faster(self, samples: ModuleType) -> None:
         comparison = pair(samples.sample_report(), samples.sample_report(with_final(samples, speedup=15.0)))
-        (against,) = comparison.against_first()
+        (against,) = comparison.against_first
         assert against.verdict == "faster"
         assert against.speedup is not None
         assert against.speedup.ratio == pytest.approx(15 / 11.62)
@@ -50,7 +57,7 @@ class TestVerdicts:
 
     def test_a_machine_that_drifted_within_a_run_raises_the_floor(self, samples: ModuleType) -> None:
         steady = pair(samples.sample_report(), samples.sample_report(with_final(samples, speedup=12.9)))
-        assert steady.against_first()[0].verdict == "faster"
+        assert steady.against_first[0].verdict == "faster"
         report = samples.sample_report(with_final(samples, speedup=12.9))
         first = report.steps[0]
         slow = first.timing.baseline.model_copy(update={"p50_ms": 1.2 * first.timing.baseline.p50_ms})
@@ -59,11 +66,11 @@ class TestVerdicts:
         steps = (first.model_copy(update={"engine": engine}), *report.steps[1:])
         drifted = pair(samples.sample_report(), report.model_copy(update={"steps": steps}))
         assert drifted.drift == pytest.approx(0.2, rel=0.05)
-        assert drifted.against_first()[0].verdict == "no significant difference"
+        assert drifted.against_first[0].verdict == "no significant difference"
 
     def test_latencies_of_different_machines_are_not_compared(self, samples: ModuleType) -> None:
         comparison = pair(samples.sample_report(), samples.sample_report(on=samples.machine("Another Processor")))
-        (against,) = comparison.against_first()
+        (against,) = comparison.against_first
         assert against.speedup is None
         assert against.verdict == "different machines"
         assert against.score is not None
@@ -80,11 +87,11 @@ class TestVerdicts:
     def test_accuracies_on_different_samples_are_not_compared(
         self, changes: dict[str, Any], reason: str, samples: ModuleType
     ) -> None:
-        (against,) = pair(samples.sample_report(), samples.sample_report(**changes)).against_first()
+        (against,) = pair(samples.sample_report(), samples.sample_report(**changes)).against_first
         assert (against.score, against.score_reason) == (None, reason)
 
     def test_engines_with_different_threads_are_not_compared(self, samples: ModuleType) -> None:
-        (against,) = pair(samples.sample_report(), samples.sample_report(threads=2)).against_first()
+        (against,) = pair(samples.sample_report(), samples.sample_report(threads=2)).against_first
         assert against.verdict == "different threads, 1 and 2"
 
     def test_engines_without_a_batch_size_in_common_are_not_compared(self, samples: ModuleType) -> None:
@@ -92,7 +99,47 @@ class TestVerdicts:
         last = report.steps[-1]
         engine = last.engine.model_copy(update={"latency": (samples.timing(8, 3.0, 2.0),)})
         other = report.model_copy(update={"steps": (*report.steps[:-1], last.model_copy(update={"engine": engine}))})
-        assert pair(report, other).against_first()[0].verdict == "no batch size in common"
+        assert pair(report, other).against_first[0].verdict == "no batch size in common"
+
+
+class TestProfiles:
+    def test_each_profiled_file_stands_beside_the_final_engine_of_a_run(
+        self, samples: ModuleType, tmp_path: Path
+    ) -> None:
+        comparison = with_profile(samples, tmp_path, p50_ms=2 * samples.TEACHER_P50_MS / 11.62)
+        assert [engine.mark for engine in comparison.main] == ["A6", "B1", "B2"]
+        once, twice = comparison.against_first
+        assert (once.verdict, twice.verdict) == ("slower", "slower")
+        assert once.speedup is not None
+        assert once.speedup.ratio == pytest.approx(1 / 2, rel=0.03)
+        assert (once.score, once.score_reason, once.file_ratio) == (None, "a profile runs no test samples", None)
+
+    def test_files_of_one_profile_are_told_by_their_turns(self, samples: ModuleType, tmp_path: Path) -> None:
+        file = tmp_path / "profile.json"
+        file.write_text(samples.profile_text(["one.onnx", "two.onnx"], beside=[1.0, 0.8]))
+        profile = ProfileFile.load(file)
+        assert profile is not None
+        (alone,) = compare([(file, profile)], least=1).against_first
+        assert alone.speedup is not None
+        assert alone.speedup.ratio == 0.8  # the medians' quotient is a half
+        beside_run = compare([(Path("runs/a"), samples.sample_report()), (file, profile)]).against_first
+        assert [each.speedup and each.speedup.ratio < 0.9 for each in beside_run] == [True, True]
+
+    def test_profiles_of_another_machine_are_not_compared(self, samples: ModuleType, tmp_path: Path) -> None:
+        comparison = with_profile(samples, tmp_path, on=samples.machine("Another Processor"))
+        assert [each.verdict for each in comparison.against_first] == ["different machines"] * 2
+        assert [comparison.machine_number(engine.machine) for engine in comparison.main] == [1, 2, 2]
+
+
+class TestEngines:
+    def test_final_engines_of_further_targets_follow_the_steps_under_small_letters(self, samples: ModuleType) -> None:
+        report = samples.with_several_targets(samples.sample_report())
+        comparison = compare([(Path("a"), report)], least=1)
+        assert [engine.mark for engine in comparison.engines] == [
+            "A1", "A2", "A3", "A4", "A5", "A6", "A6b", "A6c", "A6d",
+        ]  # fmt: skip
+        final = [engine.target for engine in comparison.engines if engine.is_final]
+        assert final == ["onnxruntime cpu int8", "onnxruntime cpu fp32", "openvino cpu int8", "inductor cuda fp16"]
 
 
 class TestSettings:
@@ -105,77 +152,13 @@ class TestSettings:
         )
 
 
-class TestViews:
-    def test_every_latency_names_its_machine_where_they_differ(self, samples: ModuleType) -> None:
-        comparison = pair(samples.sample_report(), samples.sample_report(on=samples.machine("Another Processor")))
-        for table in (
-            compare_tables.finals_table(comparison),
-            compare_tables.steps_table(comparison),
-            compare_tables.engines_table(comparison),
-        ):
-            titles = [column.title for column in table.columns]
-            timed = [titles.index(title) for title in ("p50", "p99", "Speedup", "Throughput") if title in titles]
-            assert timed
-            assert all("; machine" in f"; {row[index].detail}" for row in table.rows for index in timed)
-        assert "different machines" in comparison_html(comparison)
-        assert "different machines" in comparison_markdown(comparison)
-
-    def test_on_one_machine_no_number_is_marked(self, samples: ModuleType) -> None:
-        page = comparison_html(pair(samples.sample_report(), samples.sample_report()))
-        assert "machine 1" not in page
-
-    def test_the_terminal_shows_verdicts_and_what_differs(self, samples: ModuleType) -> None:
-        stream = io.StringIO()
-        other = samples.sample_report(recipe=samples.RECIPE.replace("epochs: 10", "epochs: 20"), name="[red]longer")
-        print_comparison(pair(samples.sample_report(), other), stream)
-        text = stream.getvalue()
-        assert "B [red]longer against A digits: latency within noise" in text
-        assert "stages.distill.epochs" in text
-        assert "Newcombe" in text
-
-    def test_a_dozen_runs_fit_on_one_page(self, samples: ModuleType) -> None:
-        runs = [(Path(f"runs/{n}"), samples.sample_report(name=f"run-{n}")) for n in range(12)]
-        assert len(comparison_html(compare(runs)).encode()) < 1_000_000
-
-
 class TestCompare:
     @pytest.mark.parametrize("count", [0, 1, 27])
     def test_takes_at_least_two_runs_and_as_many_as_there_are_letters(self, count: int, samples: ModuleType) -> None:
-        with pytest.raises(UsageError, match=f"2 to 26 runs, got {count}"):
+        with pytest.raises(UsageError, match=f"2 to 26 runs or profiles, got {count}"):
             compare([(Path("run"), samples.sample_report())] * count)
 
     def test_a_recipe_that_is_no_yaml_is_refused(self, samples: ModuleType) -> None:
         comparison = pair(samples.sample_report(), samples.sample_report(recipe="a: ["))
         with pytest.raises(UsageError, match="runs/b: the recipe in its report is not YAML"):
             comparison.different_settings()
-
-
-class TestOtherMetrics:
-    def test_runs_of_a_regression_are_compared_by_its_error(self, samples: ModuleType) -> None:
-        regression = samples.as_regression(samples.sample_report())
-        worse = regression.steps[-1].engine.score.model_copy(
-            update={"value": 0.5, "interval": Interval(low=0.48, high=0.52)}
-        )
-        step = regression.steps[-1]
-        changed = step.model_copy(update={"engine": step.engine.model_copy(update={"score": worse})})
-        other = regression.model_copy(update={"steps": (*regression.steps[:-1], changed)})
-        comparison = pair(regression, other)
-        (against,) = comparison.against_first()
-        assert against.score is not None
-        assert (against.score.significant, against.score.improves) == (True, False)
-        text = comparison_markdown(comparison)
-        assert "RMSE +0.15000; files of the same size" in text
-        assert "RMSE (lower is better)" in text
-        assert "accura" not in text.lower().replace("max\\_accuracy\\_drop", "")
-
-    def test_runs_of_different_metrics_are_not(self, samples: ModuleType) -> None:
-        report = samples.sample_report()
-        comparison = pair(report, samples.as_regression(report))
-        (against,) = comparison.against_first()
-        assert (against.score, against.score_reason) == (None, "different metrics, accuracy and RMSE")
-        text = comparison_markdown(comparison)
-        assert "judged by different metrics" in text
-        assert "| accuracy 98.05 % (" in text
-        assert "| RMSE 0.3500 (0.3360 to 0.3675) |" in text
-        page = comparison_html(comparison)
-        assert "Not drawn: the runs are judged by different metrics." in page

@@ -1,0 +1,1 @@
+"""ONNX Runtime's sessions, on the CPU and on NVIDIA's GPUs."""
