@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
-from ..export.deliver import BuiltEngine
 from ..export.machine import machine_facts
 from ..export.measurement import EngineMeasurement, Machine
 from ..export.target import Target, scheme_of
@@ -33,9 +32,7 @@ def add_engines(
         teacher, made = (_taken(files, each) for each in (run.report.steps[0], chosen))
         _demand_quantized(made.artifact, chosen, targets)
         found = tuple(
-            _told(engines.measured(made, target, precision, baseline).engine, run, chosen)
-            for target, baseline in _baselines(engines, teacher, targets)
-            for precision in target.precision
+            _told(engine, run, chosen) for target in targets for engine in _measured(engines, teacher, made, target)
         )
         for name, text in report_files(_with(run.report, found)).items():
             files.write_file(name, text)
@@ -56,11 +53,10 @@ def _taken(files: RunFolder, step: StepReport) -> Finished:
     raise RunFolderError(f"{files.path / part}: {reason}; `potstill run` with the run's recipe makes it anew")
 
 
-def _baselines(
-    engines: RunEngines, teacher: Finished, targets: Sequence[Target]
-) -> Iterator[tuple[Target, BuiltEngine]]:
-    for target in targets:
-        yield target, engines.built(teacher, target, "fp32")
+def _measured(engines: RunEngines, teacher: Finished, made: Finished, target: Target) -> Iterator[EngineMeasurement]:
+    baseline = engines.built(teacher, target, "fp32")
+    for precision in target.precision:
+        yield engines.with_scenarios(engines.measured(made, target, precision, baseline).engine, made, target)
 
 
 def _demand_quantized(artifact: Artifact, step: StepReport, targets: Sequence[Target]) -> None:
