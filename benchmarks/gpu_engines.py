@@ -303,6 +303,7 @@ def main() -> None:
         for name in arguments.only:
             if time.monotonic() - begun < arguments.seconds:
                 rows += _timed(name, arguments, Path(scratch) / name, told)
+                told(f"{name}: timed")
         for row in rows:
             if row.comparisons and time.monotonic() - begun < arguments.seconds:
                 take_energy(row, arguments.device, Bench(row.network, arguments.device, Path(scratch)).inputs)
@@ -314,13 +315,15 @@ def main() -> None:
 def _timed(name: str, arguments: argparse.Namespace, scratch: Path, told: Callable[[str], None]) -> list[Row]:
     rows = built_rows(name, arguments.device, scratch, arguments.jobs, arguments.runtimes)
     told(f"{name}: built " + ", ".join(f"{row.engine} {row.build_seconds:.0f} s" for row in rows))
-    able = [row for row in rows if not row.problem]
-    try:
-        time_together(able, arguments.device, Bench(name, arguments.device, scratch).inputs)
-    except PotstillError as error:
-        for row in able:
-            row.problem = str(error)
-    told(f"{name}: timed")
+    inputs = Bench(name, arguments.device, scratch).inputs
+    while able := [row for row in rows if not row.problem]:
+        try:
+            time_together(able, arguments.device, inputs)
+            break
+        except PotstillError as error:
+            # The message names the file of the engine that failed; the others are timed without it.
+            for row in [row for row in able if row.built and str(row.built.folder) in str(error)] or able:
+                row.problem = str(error)
     return rows
 
 

@@ -179,8 +179,12 @@ def _empty_blocks(contestants: Sequence[Contestant]) -> dict[int, tuple[list[NDA
 
 def _started(stack: ExitStack, contestants: Sequence[Contestant]) -> list[EngineProcess]:
     """All at once: each takes seconds to import its runtime."""
+
+    def start(contestant: Contestant) -> EngineProcess:
+        return stack.enter_context(_process(contestant.engine))
+
     with ThreadPoolExecutor(len(contestants)) as pool:
-        return list(pool.map(lambda each: stack.enter_context(_process(each.engine)), contestants))
+        return list(pool.map(start, contestants))
 
 
 def _process(engine: EngineFile) -> EngineProcess:
