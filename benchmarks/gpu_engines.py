@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -299,37 +299,37 @@ def main() -> None:
     begun = time.monotonic()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
+        told = partial(_told, arguments.out, rows, begun)
         for name in arguments.only:
-            if time.monotonic() - begun > arguments.seconds:
-                break
-            rows += _measured(name, arguments, Path(scratch) / name, begun, rows)
+            if time.monotonic() - begun < arguments.seconds:
+                rows += _timed(name, arguments, Path(scratch) / name, told)
+                told(f"{name}: timed")
+        for row in rows:
+            if row.comparisons and time.monotonic() - begun < arguments.seconds:
+                take_energy(row, arguments.device, Bench(row.network, arguments.device, Path(scratch)).inputs)
+                told(f"{row.network}, {row.engine}: energy")
     print((arguments.out / "gpu_engines.md").read_text())
     sys.exit(0 if any(row.comparisons for row in rows) else 1)
 
 
-def _measured(
-    name: str, arguments: argparse.Namespace, scratch: Path, begun: float, before: Sequence[Row]
-) -> list[Row]:
-    def told(what: str) -> None:
-        print(f"{time.monotonic() - begun:.0f} s: {name}, {what}", file=sys.stderr, flush=True)
-        _write(arguments.out, [*before, *rows])
-
+def _timed(name: str, arguments: argparse.Namespace, scratch: Path, told: Callable[[str], None]) -> list[Row]:
     rows = built_rows(name, arguments.device, scratch, arguments.jobs, arguments.runtimes)
-    told("built " + ", ".join(f"{row.engine} {row.build_seconds:.0f} s" for row in rows))
-    able = [row for row in rows if not row.problem]
+    told(f"{name}: built " + ", ".join(f"{row.engine} {row.build_seconds:.0f} s" for row in rows))
     inputs = Bench(name, arguments.device, scratch).inputs
-    if able:
+    while able := [row for row in rows if not row.problem]:
         try:
             time_together(able, arguments.device, inputs)
+            break
         except PotstillError as error:
-            for row in able:
+            # The message names the file of the engine that failed; the others are timed without it.
+            for row in [row for row in able if row.built and str(row.built.folder) in str(error)] or able:
                 row.problem = str(error)
-        told("timed")
-    for row in able:
-        if not row.problem and time.monotonic() - begun < arguments.seconds:
-            take_energy(row, arguments.device, inputs)
-            told(f"{row.engine}: energy")
     return rows
+
+
+def _told(folder: Path, rows: Sequence[Row], begun: float, what: str) -> None:
+    print(f"{time.monotonic() - begun:.0f} s: {what}", file=sys.stderr, flush=True)
+    _write(folder, rows)
 
 
 def _write(folder: Path, rows: Sequence[Row]) -> None:
