@@ -65,11 +65,6 @@ class TestSettings:
         target, loose = OnnxRuntimeTarget(device="cuda"), OnnxRuntimeTarget(device="cuda", tf32=True)
         assert target.settings_of(tmp_path).options["use_tf32"] == "0"
         assert loose.settings_of(tmp_path).options["use_tf32"] == "1"
-        assert (target.arithmetic("fp32"), loose.arithmetic("fp32"), loose.arithmetic("int8")) == (
-            "fp32",
-            "fp16",
-            "int8",
-        )
 
     def test_settings_of_sessions_build_an_engine_on_the_gpu_anew_and_none_on_the_cpu(self) -> None:
         gpu, other = OnnxRuntimeTarget(device="cuda"), OnnxRuntimeTarget(device="cuda", prefer_nhwc=True)
