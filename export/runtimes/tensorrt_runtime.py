@@ -36,6 +36,7 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
     """An engine for one GPU and one version of TensorRT, with its manifest and its ONNX file beside it."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".engine", ".plan")
+    packages: ClassVar[tuple[str, ...]] = ("tensorrt",)
     runtime: Literal["tensorrt"] = "tensorrt"
     device: Literal["cuda"] = "cuda"
     precision: Annotated[tuple[Literal["fp32", "fp16", "bf16", "int8", "fp8"], ...], Field(min_length=1)] = ("fp32",)
