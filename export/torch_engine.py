@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..pipeline.errors import ExportError
 from ..pipeline.processor import has_bf16
+from .device_clock import event_timed
 from .engine import Array, EngineDescription
 from .measurement import OperatorTime
 
@@ -217,18 +218,10 @@ class TorchEngine:
         """Likewise between two events on the GPU's stream; None on the CPU."""
         if self._device == "cpu":
             return None
-        step = self._step()
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        seconds = np.empty(count)
+        assert self._stream is not None  # a GPU's engine has its own
         with torch.inference_mode(), self._on_stream():
             self._wait()
-            for index in range(count):
-                begun.record()
-                step()
-                ended.record()
-                ended.synchronize()
-                seconds[index] = begun.elapsed_time(ended) / 1e3
-        return seconds
+            return event_timed(self._step(), self._stream, count)
 
     def device_memory_bytes(self) -> int | None:
         """How much less of the GPU was free after the first run of a binding than before the engine was loaded.
@@ -278,7 +271,8 @@ class TorchEngine:
             with torch.inference_mode(), self._on_stream():
                 return self._program.call(tensors)
         except Exception as error:  # a model's own code may raise anything
-            raise ExportError(f"{self._file}: PyTorch failed to run it: {brief(error)}") from error
+            words = brief(error) + cast_hint(error, self._program.signature.precision)
+            raise ExportError(f"{self._file}: PyTorch failed to run it: {words}") from error
 
     def _record(self) -> None:
         """Record a run as a CUDA graph; ExportError where one of its operators cannot be recorded."""
@@ -291,7 +285,7 @@ class TorchEngine:
                 self._graph_output = self._program.call(self._bound)
         except RuntimeError as error:
             raise ExportError(
-                f"{self._file} cannot be recorded as a CUDA graph: {brief(error)}\nMend: take `cuda_graph` out."
+                f"{self._file} cannot be recorded as a CUDA graph: {brief(error)}\nMend: say `cuda_graph: false`."
             ) from error
         self._graph = graph
 
@@ -347,6 +341,16 @@ def brief(error: BaseException) -> str:
     """The kind of an error and the first line of its message."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {line[:500]}"
+
+
+def cast_hint(error: BaseException, precision: str) -> str:
+    """What most probably went wrong where a model that was cast meets values of two types."""
+    if precision == "fp32" or "dtype" not in str(error):
+        return ""
+    return (
+        "\nMend: the model's own code makes values of another type than its inputs', such as by `.float()` or "
+        f"`torch.zeros(n)`; with `.to(x.dtype)` and `x.new_zeros(n)` it runs in {precision}, too"
+    )
 
 
 def _type_of(tensor: Tensor) -> TensorType:

@@ -49,17 +49,23 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
     """The model exported with a free batch and compiled to a shared library for this machine's processor or GPU."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
+    packages: ClassVar[tuple[str, ...]] = ("torch", "triton")
     runtime: Literal["inductor"] = "inductor"
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
-    cuda_graph: bool = False
-    """Time a recording of all kernels, which the host starts at once, instead of one kernel after the other."""
+    cuda_graph: bool = True
+    """On CUDA: time a recording of all kernels, which the host starts at once, instead of one after the other."""
 
     @model_validator(mode="after")
-    def _graphs_are_of_gpus(self) -> Self:
-        if self.cuda_graph and self.device != "cuda":
-            raise ValueError("cuda_graph needs device: cuda")
+    def _only_what_the_device_knows(self) -> Self:
+        if self.device == "cpu" and not self.cuda_graph:
+            raise ValueError("only `device: cuda` knows cuda_graph")
         return self
+
+    @property
+    def label(self) -> str:
+        """Such as ``inductor cuda ungraphed``: what changes an engine's numbers tells targets apart."""
+        return super().label + ("" if self.cuda_graph else " ungraphed")
 
     def build_settings(self) -> dict[str, JsonValue]:
         """With what a package is bound to: the version of PyTorch, and the processor or the GPU."""
@@ -76,7 +82,7 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
 
     def measure_settings(self) -> dict[str, JsonValue]:
         """With how the kernels are started."""
-        return super().measure_settings() | {"cuda_graph": self.cuda_graph}
+        return super().measure_settings() | ({"cuda_graph": self.cuda_graph} if self.device == "cuda" else {})
 
     def check(self) -> None:
         """Raise MissingDependency without a C++ compiler (for CUDA also its headers and Triton), ExportError else."""
@@ -110,7 +116,11 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         from ..torch_engine import TorchEngine
 
         return TorchEngine(
-            file, lambda: self._program(file), device=self.device, threads=self.threads, cuda_graph=self.cuda_graph
+            file,
+            lambda: self._program(file),
+            device=self.device,
+            threads=self.threads,
+            cuda_graph=self.cuda_graph and self.device == "cuda",
         )
 
     def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:
@@ -145,7 +155,7 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         metadata = {METADATA: Manifest.here(signature, self.device).model_dump_json()}
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         with exact_float32():
-            return compiled(InPrecision(model, precision).to(self.device), moved, self.device, metadata)
+            return compiled(InPrecision(model, precision).to(self.device), moved, self.device, precision, metadata)
 
     def _program(self, file: Path) -> "Program":
         import torch
@@ -168,12 +178,14 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         return Program(manifest.signature, lambda inputs: run(list(inputs))[0], lambda _: kernels(file))
 
 
-def compiled(model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, metadata: Mapping[str, str]) -> bytes:
-    """The package of a model in eval mode, its batch free; ExportError when torch.export or Inductor refuses it."""
+def compiled(
+    model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, precision: str, metadata: Mapping[str, str]
+) -> bytes:
+    """The package of a model that was cast, its batch free; ExportError when torch.export or Inductor refuses it."""
     import torch
 
     from ...pipeline.quantization import dynamic_batch
-    from ..torch_engine import brief
+    from ..torch_engine import brief, cast_hint
 
     # torch.export takes batch sizes 0 and 1 for constants.
     example = tuple(tensor if len(tensor) > 1 else torch.cat([tensor, tensor]) for tensor in inputs.values())
@@ -182,8 +194,11 @@ def compiled(model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, me
             program = torch.export.export(model, example, dynamic_shapes=dynamic_batch(model, inputs))
         except Exception as error:  # torch.export's errors have no common base class
             raise ExportError(
-                f"torch.export cannot capture this model: {brief(error)}\n"
-                "Mend: no Python branches on tensor values and no batch size written into the code."
+                f"torch.export cannot capture this model: {brief(error)}"
+                + (
+                    cast_hint(error, precision)
+                    or "\nMend: no Python branches on tensor values and no batch size in code."
+                )
             ) from error
         return _packaged(program, Path(scratch), _settings(device, metadata))
 

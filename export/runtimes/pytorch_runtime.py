@@ -42,19 +42,25 @@ class PyTorchTarget(Target, frozen=True, extra="forbid"):
     """The float model rebuilt from its blueprint and run as it is, operator by operator; opening it takes potstill."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
+    packages: ClassVar[tuple[str, ...]] = ("torch",)
     runtime: Literal["pytorch"] = "pytorch"
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
     channels_last: bool = False
     """Convolutions' weights, and so all maps, in the order (B, H, W, C). Models that call `view` on maps cannot."""
     cuda_graph: bool = False
-    """Time a recording of all kernels, which the host starts at once, instead of one operator after the other."""
+    """On CUDA: time a recording of all kernels, which the host starts at once, instead of one after the other."""
 
     @model_validator(mode="after")
-    def _graphs_are_of_gpus(self) -> Self:
-        if self.cuda_graph and self.device != "cuda":
-            raise ValueError("cuda_graph needs device: cuda")
+    def _only_what_the_device_knows(self) -> Self:
+        if self.device == "cpu" and self.cuda_graph:
+            raise ValueError("only `device: cuda` knows cuda_graph")
         return self
+
+    @property
+    def label(self) -> str:
+        """Such as ``pytorch cuda nhwc graphed``: what changes an engine's numbers tells targets apart."""
+        return super().label + (" nhwc" if self.channels_last else "") + (" graphed" if self.cuda_graph else "")
 
     def measure_settings(self) -> dict[str, JsonValue]:
         """With how the model is laid out and started."""
