@@ -19,7 +19,7 @@ REASONS = {
 }
 """The bits of ``nvmlClocksEventReasons``, but for 0x1: an idle GPU is not held back."""
 
-GRAPHICS_CLOCK, MEMORY_CLOCK = 1, 2
+SM_CLOCK, MEMORY_CLOCK = 1, 2
 """``NVML_CLOCK_SM`` and ``NVML_CLOCK_MEM``."""
 CORE_TEMPERATURE = 0
 
@@ -52,7 +52,11 @@ def nvml_handle() -> Any:
     """NVML's handle of the GPU that torch uses, which it may number otherwise; MissingDependency without NVML."""
     import torch
 
-    return nvml().nvmlDeviceGetHandleByUUID(f"GPU-{_properties(torch.cuda.current_device()).uuid}")
+    library = nvml()
+    try:
+        return library.nvmlDeviceGetHandleByUUID(f"GPU-{_properties(torch.cuda.current_device()).uuid}")
+    except library.NVMLError as error:
+        raise MissingDependency(f"NVML does not know the GPU that torch uses: {error}") from error
 
 
 def _properties(index: int) -> Any:
@@ -77,8 +81,8 @@ def device_state() -> DeviceState | None:
 
     milliwatts = told(library.nvmlDeviceGetPowerUsage)
     return DeviceState(
-        sm_clock_mhz=told(library.nvmlDeviceGetClockInfo, GRAPHICS_CLOCK),
-        max_sm_clock_mhz=told(library.nvmlDeviceGetMaxClockInfo, GRAPHICS_CLOCK),
+        sm_clock_mhz=told(library.nvmlDeviceGetClockInfo, SM_CLOCK),
+        max_sm_clock_mhz=told(library.nvmlDeviceGetMaxClockInfo, SM_CLOCK),
         memory_clock_mhz=told(library.nvmlDeviceGetClockInfo, MEMORY_CLOCK),
         temperature_c=told(library.nvmlDeviceGetTemperature, CORE_TEMPERATURE),
         power_w=None if milliwatts is None else milliwatts / 1e3,

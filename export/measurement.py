@@ -377,4 +377,4 @@ class EngineMeasurement(Value):
     """None where the target does not ask for it; likewise below."""
     server: Server | None = None
     operators: tuple[OperatorTime, ...] | NotMeasured = ()
-    """What the runtime runs at the first batch size, by one profile; empty in reports of older versions."""
+    """The operators that the runtime runs at the first batch size, by one profile; empty in older reports."""

@@ -65,6 +65,8 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
 
     suffixes: ClassVar[tuple[str, ...]]
     """The endings of the files that `open` takes, that of the runtime's own format first."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What pip knows the runtime by; `potstill doctor` tells the versions."""
 
     runtime: str
     device: str

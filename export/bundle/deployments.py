@@ -45,6 +45,11 @@ def _openvino(settings: Settings) -> dict[str, str]:
 DEPLOYMENTS = {
     "onnxruntime": Deployment(("onnxruntime", "onnxruntime-gpu"), Triton('platform: "onnxruntime_onnx"', _onnxruntime)),
     "openvino": Deployment(("openvino",), Triton('backend: "openvino"', _openvino)),
+    "inductor": Deployment(
+        ("torch",),
+        "only the newest PyTorch backends of Triton read `.pt2` packages (their platform is torch_aoti), each with the "
+        "PyTorch that it was built with, and it was not tried with ours",
+    ),
     "tensorrt": Deployment(("tensorrt", "torch"), Triton('platform: "tensorrt_plan"')),
 }
 

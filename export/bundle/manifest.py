@@ -61,6 +61,8 @@ class EngineRecord(Value):
     """In this folder; others that it needs are beside it."""
     provider: str
     """What of the runtime runs it, as the runtime calls it."""
+    remarks: tuple[str, ...]
+    """What the precision alone would not tell."""
 
 
 class MeasuredRecord(Value):

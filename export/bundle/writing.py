@@ -83,7 +83,15 @@ def write_bundle(contents: Contents, folder: Path, *, triton: bool, replace: boo
     return manifest
 
 
+def _beside(folder: Path, ending: str) -> Path:
+    folder = folder.resolve()
+    return folder.with_name(f"{folder.name}.{ending}")
+
+
 def _demand_free(folder: Path, *, replace: bool) -> None:
+    old = _beside(folder, "old")
+    if old.exists() and not folder.exists():  # a kill between the two renamings
+        old.rename(folder)
     if not folder.exists():
         return
     if not replace:
@@ -94,8 +102,7 @@ def _demand_free(folder: Path, *, replace: bool) -> None:
 @contextmanager
 def _aside(folder: Path) -> Generator[Path]:
     """An empty folder beside `folder` that takes its place when the block ends, and is gone when it fails."""
-    folder = folder.resolve()
-    aside, old = (folder.with_name(f"{folder.name}.{ending}") for ending in ("aside", "old"))
+    folder, aside, old = folder.resolve(), _beside(folder, "aside"), _beside(folder, "old")
     with storage_errors(folder.parent):
         for left_over in (aside, old):
             if left_over.exists():
@@ -135,6 +142,7 @@ def _described(contents: Contents) -> Manifest:
             settings=engine.settings,
             file=contents.file.name,
             provider=told.provider,
+            remarks=engine.remarks,
         ),
         inputs=_inputs(told, contents.data.test),
         outputs=_outputs(told, outputs),

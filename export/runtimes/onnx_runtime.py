@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from ...pipeline.errors import ExportError
+from ...pipeline.errors import PotstillError
 from ..engine import Array
 from ..measurement import Audit, OperatorTime
 from ..onnx_sessions.engine import FILE, Engine, optimized
@@ -32,6 +32,7 @@ class OnnxRuntimeTarget(OnnxTarget, frozen=True, extra="forbid"):
     """ONNX Runtime, one engine file being a plain ONNX model that any program may load."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
     runtime: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu", "cuda"] = "cpu"
     provider: Literal["cuda", "tensorrt"] = "cuda"
@@ -54,13 +55,13 @@ class OnnxRuntimeTarget(OnnxTarget, frozen=True, extra="forbid"):
                 "bf16 cannot run: ONNX Runtime's CPU has no bfloat16 kernels, not even for convolutions; "
                 "allowed: fp32, fp16, int8, int8_weights, int4_weights"
             )
-        unable = sorted({*values} - {FLOAT, HALF, INT8})
-        if unable and info.data.get("provider") == "tensorrt":
-            raise ValueError(f"{', '.join(unable)} cannot run by `provider: tensorrt`; allowed: fp32, fp16, int8")
         return values
 
     @model_validator(mode="after")
     def _only_what_the_device_knows(self) -> Self:
+        unable = sorted({*self.precision} - {FLOAT, HALF, INT8})
+        if unable and self.provider == "tensorrt":
+            raise ValueError(f"{', '.join(unable)} cannot run by `provider: tensorrt`; allowed: fp32, fp16, int8")
         fields = type(self).model_fields
         given = [name for name in ONLY_ON_CUDA if getattr(self, name) != fields[name].default]
         if self.device == "cpu" and given:
@@ -200,6 +201,6 @@ def _written(model: "ModelProto", folder: Path, target: OnnxRuntimeTarget) -> Pa
     try:
         with target.open(file):
             return file
-    except ExportError:
+    except PotstillError:
         file.unlink()
         raise

@@ -130,11 +130,18 @@ class Compared:
             assert other.score is not None
             score = score_change(first.score, other.score)
         if not speedup_reason:
-            pair = common_batch(first, other)
-            assert pair is not None  # likewise
-            speedup = speedup_across(*pair, self.noise_floor)
+            speedup = self._speedup(first, other)
         ratio = first.file_bytes / other.file_bytes if first.file_bytes and other.file_bytes else None
         return AgainstFirst(other, score, score_reason, speedup, speedup_reason, ratio)
+
+    def _speedup(self, first: Contender, other: Contender) -> Speedup:
+        pair = common_batch(first, other)
+        assert pair is not None  # the caller asked
+        turns = other.beside if other.beside_mark == first.mark else ()
+        direct = next((each for each in turns if each.batch == pair[0].batch), None)
+        if direct is not None:
+            return Speedup(direct.ratio, direct.interval, direct.verdict)
+        return speedup_across(*pair, self.noise_floor)
 
     def different_settings(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Every setting in which the recipes differ: its path, and its value in each run, ``–`` where it has none."""

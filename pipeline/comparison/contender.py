@@ -40,7 +40,7 @@ class Contender:
     label: str
     """Where it comes from, in words, such as ``A digits``."""
     name: str
-    """What it is there: the step that made it, or the profiled file."""
+    """What it is there: the step that made it, or what the profile calls the file."""
     target: str
     """Such as ``onnxruntime cpu int8``."""
     machine: Machine
@@ -59,6 +59,9 @@ class Contender:
     """To the fp32 engine of its run's own teacher, at the first batch size."""
     parameters: int | None = None
     macs: int | None = None
+    beside: tuple[Comparison, ...] = ()
+    """In turns with the engine of `beside_mark`: surer than what two sessions tell."""
+    beside_mark: str = ""
     measurement: EngineMeasurement | None = None
     """Everything else that a run measured."""
 
@@ -179,8 +182,8 @@ class Profiled:
             mark = f"{self.letter}{number}"
             yield Contender(
                 mark=mark,
-                label=f"{mark} {entry.name}",
-                name=entry.file,
+                label=f"{mark} {Path(entry.file).name}",
+                name=entry.name,
                 target=entry.target,
                 machine=self.machine,
                 threads=entry.threads,
@@ -189,6 +192,8 @@ class Profiled:
                 file_bytes=entry.file_bytes,
                 peak_memory_bytes=entry.peak_memory_bytes,
                 operators=_layers(entry),
+                beside=entry.beside_first,
+                beside_mark=f"{self.letter}1",
             )
 
 

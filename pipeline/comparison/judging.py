@@ -1,9 +1,11 @@
 """Whether an engine is as ``--fail-if`` demands, for continuous integration."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from ...export.measurement import P99_SAMPLES, Latency
+from ...export.measurement import Latency
+from ...export.resampling import NOISE_FLOOR
 from .asked import REGRESSION, Condition, Judgement
 from .compare import Compared, common_batch
 from .contender import Contender
@@ -43,7 +45,7 @@ def _judgement(condition: Condition, engine: Contender, found: _Found) -> Judgem
 
 def _found(condition: Condition, compared: Compared, engine: Contender, baseline: Sequence[Contender]) -> _Found:
     if condition.name == REGRESSION:
-        return _regression(compared, engine, baseline)
+        return _regression(condition, compared, engine, baseline)
     first = engine.latency[0]
     at = f"at batch {first.batch}"
     match condition.name:
@@ -53,9 +55,9 @@ def _found(condition: Condition, compared: Compared, engine: Contender, baseline
                 first.p50_ms, f"p50 is {first.p50_ms:.4g} ms {at} ({interval.low:.4g} to {interval.high:.4g})"
             )
         case "p90_ms":
-            return _Found(first.p90_ms, f"p90 is {first.p90_ms:.4g} ms {at}")
+            return _percentile("p90", first.p90_ms, first)
         case "p99_ms":
-            return _p99(first)
+            return _percentile("p99", first.p99_ms, first)
         case "throughput":
             return _Found(first.throughput, f"throughput is {first.throughput:,.1f} samples/s {at}")
         case "file_bytes":
@@ -74,10 +76,10 @@ def _found(condition: Condition, compared: Compared, engine: Contender, baseline
             return _Found(engine.score.value, f"{name} is {engine.score.value:.4g} ({low:.4g} to {high:.4g})")
 
 
-def _p99(latency: Latency) -> _Found:
-    if latency.p99_ms is None:
-        return _Found(None, f"p99 was not measured: {latency.samples:,} samples, {P99_SAMPLES:,} needed")
-    return _Found(latency.p99_ms, f"p99 is {latency.p99_ms:.4g} ms at batch {latency.batch}")
+def _percentile(name: str, value: float | None, latency: Latency) -> _Found:
+    if value is None:
+        return _Found(None, f"{name} was not measured: {latency.samples:,} samples are too few")
+    return _Found(value, f"{name} is {value:.4g} ms at batch {latency.batch}")
 
 
 def _count(value: int | None, before: str, unit: str, missing: str) -> _Found:
@@ -92,8 +94,12 @@ def _speedup(engine: Contender) -> _Found:
     return _Found(timing.ratio, f"{timing.ratio:.2f}x its teacher's speed at batch {timing.batch} ({interval})")
 
 
-def _regression(compared: Compared, engine: Contender, baseline: Sequence[Contender]) -> _Found:
-    """The share by which its p50 is above the baseline's; excused where that is within noise."""
+def _regression(condition: Condition, compared: Compared, engine: Contender, baseline: Sequence[Contender]) -> _Found:
+    """The share by which its p50 is above the baseline's; excused where that is within noise.
+
+    Where the machine drifted by more than the limit while it measured, what is above the limit cannot be told from
+    that drift, and is not excused by it.
+    """
     base = _counterpart(engine, baseline)
     if base is None:
         return _Found(None, "cannot be judged: the baseline has no engine of that name and target")
@@ -105,6 +111,9 @@ def _regression(compared: Compared, engine: Contender, baseline: Sequence[Conten
     noise = against.speedup.verdict == "no significant difference"
     told = f"p50 went from {before.p50_ms:.4g} to {after.p50_ms:.4g} ms at batch {before.batch} against {base.label}"
     sure = "within noise" if noise else "beyond noise"
+    if noise and condition.holds(change) and compared.drift > max(condition.limit, NOISE_FLOOR):
+        drift = f"cannot be judged: the machine drifted by {100 * compared.drift:.1f} % while it measured"
+        return _Found(None, f"{told} ({100 * change:+.1f} %), which {drift}")
     return _Found(change, f"{told} ({100 * change:+.1f} %, {sure})", excused=noise)
 
 
@@ -112,5 +121,8 @@ def _counterpart(engine: Contender, baseline: Sequence[Contender]) -> Contender 
     """What a profiled file is told from: the one called and run like it. A run has one main engine."""
     if len(baseline) == 1:
         return baseline[0]
-    key = (engine.label.partition(" ")[2], engine.target, engine.threads)
-    return next((each for each in baseline if (each.label.partition(" ")[2], each.target, each.threads) == key), None)
+    alike = [each for each in baseline if (each.target, each.threads) == (engine.target, engine.threads)]
+    found = [each for each in alike if each.name == engine.name]
+    # Files of one name that lie in different folders are called by their paths, which another machine need not have.
+    found = found or [each for each in alike if Path(each.file).name == Path(engine.file).name]
+    return found[0] if len(found) == 1 else None

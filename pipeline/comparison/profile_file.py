@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from ...export.measurement import Latency, Machine, OperatorTime
+from ...export.measurement import Comparison, Latency, Machine, OperatorTime
 from ..errors import UsageError
 
 VERSION = 1
@@ -37,6 +37,8 @@ class ProfileEntry(_Read):
     layers: tuple[OperatorTime, ...] | None = None
     """None where they were not asked for."""
     file_bytes: int | None = None
+    beside_first: tuple[Comparison, ...] = ()
+    """In turns with the first entry, one a batch size."""
 
     @property
     def target(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ...export.measurement import EngineMeasurement, Latency
 from ..report import Report
 from . import wording
-from .engine_tables import p50_cell, p90_cell, p99_cell
+from .engine_tables import p50_cell, p99_cell
 from .tables import Cell, Table, figures, words
 
 
@@ -38,7 +38,6 @@ def device_latency_table(report: Report) -> Table | None:
         figures("Batch"),
         figures("Host p50", "ms"),
         figures("Device p50", "ms"),
-        figures("Device p90", "ms"),
         figures("Device p99", "ms"),
         figures("n", "by the device"),
         figures("Beside the device", "ms, host less device"),
@@ -49,7 +48,6 @@ def device_latency_table(report: Report) -> Table | None:
             Cell(str(device.batch)),
             p50_cell(host, decimals),
             p50_cell(device, decimals),
-            p90_cell(device, decimals),
             p99_cell(device, decimals),
             Cell(f"{device.samples:,}"),
             Cell(wording.plain(host.p50_ms - device.p50_ms, decimals)),

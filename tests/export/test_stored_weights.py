@@ -18,6 +18,7 @@ from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.errors import AuditError, ExportError
 from potstill.pipeline.quantization import Quantization, Scheme, capture
 from potstill.stages.quantization.placement import placed
+from tests.support.gpus import PROBLEM
 
 TOKENS = {"tokens": torch.randn(3, 6, 40, generator=torch.Generator().manual_seed(1))}
 SCHEMES: tuple[Scheme, ...] = ("int4_weights", "int8_weights")
@@ -78,6 +79,22 @@ def test_every_wide_linear_layer_multiplies_by_stored_weights_and_computes_what_
         ours = engine.run({"tokens": TOKENS["tokens"].numpy()})[OUTPUT]
         theirs = artifact.executable(TOKENS)(TOKENS["tokens"]).numpy()
     # The kernel rounds its inputs to eight bits, group by group.
+    assert np.abs(ours - theirs).mean() < 0.03 * theirs.std()
+
+
+@pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_gpu_multiplies_by_stored_weights_too(
+    scheme: Scheme, stored: Callable[[Scheme], Artifact], metadata: OnnxMetadata, tmp_path: Path
+) -> None:
+    target, artifact = OnnxRuntimeTarget(device="cuda", min_int8_share=1.0), stored(scheme)
+    file = target.build(exported(artifact, scheme, TOKENS, metadata), scheme, tmp_path)
+    audit = target.audit(file, scheme)
+    assert audit is not None
+    demand_share(audit, "engine")
+    with target.open(file) as engine, torch.no_grad():
+        ours = engine.run({"tokens": TOKENS["tokens"].numpy()})[OUTPUT]
+        theirs = artifact.executable(TOKENS)(TOKENS["tokens"]).numpy()
     assert np.abs(ours - theirs).mean() < 0.03 * theirs.std()
 
 

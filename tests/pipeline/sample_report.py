@@ -341,8 +341,12 @@ def profile_text(
     p50_ms: float = 0.3,
     on: Machine | None = None,
     layers: tuple[OperatorTime, ...] | None = None,
+    beside: Sequence[float] = (),
 ) -> str:
-    """What `potstill profile --json` writes of files, each one slower than the one before."""
+    """What `potstill profile --json` writes of files, each one slower than the one before.
+
+    `beside` has each one's speed in turns with the first, where that was found.
+    """
     entries = [
         {
             "name": name,
@@ -355,6 +359,7 @@ def profile_text(
             "latency": [latency(1, p50_ms * (1 + index), 1040).model_dump()],
             "peak_memory_bytes": 84_000_000,
             "layers": None if layers is None else [each.model_dump() for each in layers],
+            **({"beside_first": [timing(1, beside[index], p50_ms).model_dump()]} if beside else {}),
         }
         for index, name in enumerate(names)
     ]

@@ -13,7 +13,7 @@ from potstill.pipeline.cli import main
 from potstill.pipeline.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("run", "check", "compare", "export", "bundle", "list", "schema", "doctor", "init")
+VERBS = ("run", "check", "compare", "export", "bundle", "profile", "list", "schema", "doctor", "init")
 
 Output = pytest.CaptureFixture[str]
 
@@ -201,7 +201,7 @@ def test_schema_prints_json(capsys: Output) -> None:
 def test_doctor_tells_versions_runtimes_and_a_recommendation(capsys: Output) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "runtime    onnxruntime: can build and run here" in out
+    assert "runtime    onnxruntime cpu: can build and run here" in out
     assert "library    torch " in out
     assert out.splitlines()[-1].startswith("advice     ")
 

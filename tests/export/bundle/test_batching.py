@@ -1,5 +1,6 @@
 """Facts about which batches a server is told to make."""
 
+import numpy as np
 import pytest
 
 from potstill.export.bundle.batching import batching_of
@@ -26,7 +27,8 @@ def offline(knee: int, **throughput_by_batch: float) -> Offline:
         OfflinePoint(batch=int(name.removeprefix("b")), throughput=value, interval=Interval(low=value, high=value))
         for name, value in throughput_by_batch.items()
     )
-    return Offline(best=max(points, key=lambda point: point.throughput), sweep=points, knee=knee)
+    best = points[int(np.argmax([point.throughput for point in points]))]
+    return Offline(best=best, sweep=points, knee=knee)
 
 
 class TestBatching:
@@ -34,6 +36,11 @@ class TestBatching:
         found = batching_of(engine(b1=1000, b8=4500, b32=4900, b64=5000))
         assert (found.preferred, found.largest) == (8, 64)
         assert found.reason == "batch 8 reaches 4,500 samples/s of the best 5,000"
+
+    def test_a_throughput_that_still_rises_is_said_to(self) -> None:
+        assert batching_of(engine(b1=1000, b8=4000)).reason.endswith(
+            "larger ones were not measured, and may reach more"
+        )
 
     def test_a_query_waits_for_company_as_long_as_the_batch_then_computes(self) -> None:
         assert batching_of(engine(b1=1000, b8=4000)).delay_us == 2000

@@ -152,6 +152,15 @@ class TestTrouble:
         assert not (output / "old.txt").exists()
         assert [path.name for path in output.parent.iterdir()] == ["bundle"]
 
+    def test_a_bundle_survives_a_kill_between_the_renamings_that_replace_it(
+        self, bundle: Path, contents: Contents, output: Path
+    ) -> None:
+        old = Path(shutil.copytree(bundle, output.parent / "bundle.old"))
+        with pytest.raises(UsageError, match="exists; name another folder"):
+            written(contents, output)
+        assert Manifest.load(output) == Manifest.load(bundle)
+        assert not old.exists()
+
     def test_a_file_where_a_folder_should_be_is_told(self, contents: Contents, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
         with pytest.raises(RunFolderError, match="is not a folder, or a file is in its way"):

@@ -114,6 +114,17 @@ class TestProfiles:
         assert once.speedup.ratio == pytest.approx(1 / 2, rel=0.03)
         assert (once.score, once.score_reason, once.file_ratio) == (None, "a profile runs no test samples", None)
 
+    def test_files_of_one_profile_are_told_by_their_turns(self, samples: ModuleType, tmp_path: Path) -> None:
+        file = tmp_path / "profile.json"
+        file.write_text(samples.profile_text(["one.onnx", "two.onnx"], beside=[1.0, 0.8]))
+        profile = ProfileFile.load(file)
+        assert profile is not None
+        (alone,) = compare([(file, profile)], least=1).against_first
+        assert alone.speedup is not None
+        assert alone.speedup.ratio == 0.8  # the medians' quotient is a half
+        beside_run = compare([(Path("runs/a"), samples.sample_report()), (file, profile)]).against_first
+        assert [each.speedup and each.speedup.ratio < 0.9 for each in beside_run] == [True, True]
+
     def test_profiles_of_another_machine_are_not_compared(self, samples: ModuleType, tmp_path: Path) -> None:
         comparison = with_profile(samples, tmp_path, on=samples.machine("Another Processor"))
         assert [each.verdict for each in comparison.against_first] == ["different machines"] * 2

@@ -60,7 +60,7 @@ class TestNumbers:
         report = report.model_copy(update={"steps": (*report.steps[:-1], last.model_copy(update={"engine": engine}))})
         p99, memory = judged(report, tmp_path, "p99_ms>2", "peak_memory_bytes>1e9")
         assert (p99.failed, p99.value) == (True, None)
-        assert "p99 was not measured: 420 samples, 1,000 needed" in p99.sentence
+        assert "p99 was not measured: 420 samples are too few" in p99.sentence
         assert memory.failed
         assert "its peak memory was not measured" in memory.sentence
 
@@ -98,6 +98,20 @@ class TestRegression:
         assert not found.failed
         assert found.value == pytest.approx(0.0104, rel=0.01)
         assert "(+1.0 %, within noise)" in found.sentence
+
+    def test_on_a_machine_that_drifted_by_more_than_the_limit_it_cannot_be_judged(
+        self, samples: ModuleType, tmp_path: Path
+    ) -> None:
+        report = with_final(samples, speedup=10.0)
+        first = report.steps[0]
+        slow = first.timing.baseline.model_copy(update={"p50_ms": 1.3 * first.timing.baseline.p50_ms})
+        timing = first.timing.model_copy(update={"baseline": slow})
+        step = first.model_copy(update={"engine": first.engine.model_copy(update={"latency": (timing,)})})
+        drifted = report.model_copy(update={"steps": (step, *report.steps[1:])})
+        found = self.told(drifted, samples.sample_report(), tmp_path)
+        assert (found.failed, found.value) == (True, None)
+        assert "(+16.2 %), which cannot be judged: the machine drifted by 29.5 % while it measured" in found.sentence
+        assert not self.told(drifted, samples.sample_report(), tmp_path, "regression>20%").failed
 
     def test_passes_where_it_is_faster(self, samples: ModuleType, tmp_path: Path) -> None:
         found = self.told(with_final(samples, speedup=15.0), samples.sample_report(), tmp_path)
@@ -142,3 +156,10 @@ class TestRegression:
         assert [each.failed for each in found] == [False, True]
         assert "p50 went from 0.6 to 0.6 ms" in found[0].sentence
         assert "the baseline has no engine of that name and target" in found[1].sentence
+
+    def test_a_profile_of_one_file_is_told_from_a_run(self, samples: ModuleType, tmp_path: Path) -> None:
+        file = tmp_path / "profile.json"
+        file.write_text(samples.profile_text(p50_ms=0.3))
+        before = saved(tmp_path, "before", samples.sample_report())
+        (found,) = compared_as_asked([file], baseline=before, fail_if=["regression>5%"]).judgements
+        assert (found.failed, found.value) == (True, pytest.approx(0.173, abs=0.001))
