@@ -78,10 +78,11 @@ def demand_share(audit: Audit, label: str) -> None:
     if audit.min_int8_share is None or share >= audit.min_int8_share:
         return
     others = sorted((layer for layer in asked if layer.precision != audit.precision), key=lambda layer: -layer.macs)
-    lines = [f"  {layer.name} ({layer.kind}, {layer.macs / max(total, 1):.1%}): {layer.reason}" for layer in others]
+    lines = [f"  {layer.name} ({layer.kind}, {layer.macs / total:.1%}): {layer.reason}" for layer in others]
+    where = "In float" if all(layer.precision == "float" for layer in others) else f"Not in {audit.precision}"
     raise AuditError(
         f"{label}: {share:.1%} of the multiply-accumulates run in {audit.precision}, "
-        f"min_int8_share demands {audit.min_int8_share:.1%}. In float are\n" + "\n".join(lines) + "\n"
+        f"min_int8_share demands {audit.min_int8_share:.1%}. {where} are\n" + "\n".join(lines) + "\n"
         "Mend: change the model where the reason says so, or lower min_int8_share."
     )
 

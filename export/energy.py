@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from ..pipeline.errors import MissingDependency
 from .gpu_state import nvml, nvml_handle
@@ -22,6 +22,7 @@ SETTLE_SECONDS = 0.5
 RAPL_FOLDER = Path("/sys/class/powercap")
 
 Source = Literal["NVML", "RAPL"]
+T = TypeVar("T")
 
 
 class Counter(Protocol):
@@ -135,20 +136,15 @@ def energy_of(
     if isinstance(counter, NotMeasured):
         return counter
     sleep(SETTLE_SECONDS)
-    idle = _window(counter, lambda: sleep(IDLE_SECONDS))
-    queries = 0
-
-    def busy() -> None:
-        nonlocal queries
-        queries = run_for(BUSY_SECONDS)
-
-    return per_sample(counter.source, idle, _window(counter, busy), queries * batch)
+    idle, _ = _window(counter, lambda: sleep(IDLE_SECONDS))
+    busy, queries = _window(counter, lambda: run_for(BUSY_SECONDS))
+    return per_sample(counter.source, idle, busy, queries * batch)
 
 
-def _window(counter: Counter, act: Callable[[], object]) -> Window:
+def _window(counter: Counter, act: Callable[[], T]) -> tuple[Window, T]:
     joules, begun = counter.joules(), time.perf_counter()
-    act()
-    return Window(counter.joules() - joules, time.perf_counter() - begun)
+    result = act()
+    return Window(counter.joules() - joules, time.perf_counter() - begun), result
 
 
 def per_sample(source: Source, idle: Window, busy: Window, samples: int) -> Energy | NotMeasured:

@@ -100,23 +100,29 @@ def _rate(comparisons: Sequence[Comparison], verdicts: tuple[str, ...]) -> Rate:
 
 def small_engine(folder: Path) -> tuple[Path, dict[str, Array]]:
     """An ONNX file of four small convolutions, and an input (1, 16, 32, 32) for it."""
+    file = convolutions(folder / "small.onnx", LAYERS, CHANNELS)
+    draws = np.random.default_rng(1)
+    return file, {"input": draws.standard_normal((1, CHANNELS, SIZE, SIZE)).astype(np.float32)}
+
+
+def convolutions(file: Path, layers: int, channels: int) -> Path:
+    """An ONNX file of 3×3 convolutions with ReLUs, all on (1, channels, 32, 32), with weights of a fixed seed."""
     from onnx import NodeProto, TensorProto
     from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
     from onnx.numpy_helper import from_array
 
     draws = np.random.default_rng(0)
-    shape = (1, CHANNELS, SIZE, SIZE)
     nodes: list[NodeProto] = []
     weights: list[TensorProto] = []
-    for layer in range(LAYERS):
-        values = draws.standard_normal((CHANNELS, CHANNELS, 3, 3)) / np.sqrt(4.5 * CHANNELS)
+    for layer in range(layers):
+        values = draws.standard_normal((channels, channels, 3, 3)) / np.sqrt(4.5 * channels)
         weights.append(from_array(values.astype(np.float32), f"weight{layer}"))
         names = [f"relu{layer - 1}" if layer else "input", f"weight{layer}"]
         nodes.append(make_node("Conv", names, [f"conv{layer}"], f"conv{layer}", pads=[1, 1, 1, 1]))
         nodes.append(make_node("Relu", [f"conv{layer}"], [f"relu{layer}"], f"relu{layer}"))
-    ends = [make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("input", f"relu{LAYERS - 1}")]
-    graph = make_graph(nodes, "small", ends[:1], ends[1:], weights)
-    file = folder / "small.onnx"
+    shape = (1, channels, SIZE, SIZE)
+    ends = [make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("input", f"relu{layers - 1}")]
+    graph = make_graph(nodes, "convolutions", ends[:1], ends[1:], weights)
     model = make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8)
     file.write_bytes(model.SerializeToString(deterministic=True))
-    return file, {"input": draws.standard_normal(shape).astype(np.float32)}
+    return file

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..pipeline.errors import ExportError
 from ..pipeline.processor import has_bf16
 from ..pipeline.quiet import quiet
+from .device_clock import event_timed
 from .engine import Array, EngineDescription
 from .measurement import OperatorTime
 from .torch_program import Program, brief, cast_hint, demand_fitting
@@ -149,18 +150,10 @@ class TorchEngine:
         """Likewise between two events on the GPU's stream; None on the CPU."""
         if self._device == "cpu":
             return None
-        step = self._step()
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        seconds = np.empty(count)
+        assert self._stream is not None  # a GPU's engine has its own
         with torch.inference_mode(), self._on_stream():
             self._wait()
-            for index in range(count):
-                begun.record()
-                step()
-                ended.record()
-                ended.synchronize()
-                seconds[index] = begun.elapsed_time(ended) / 1e3
-        return seconds
+            return event_timed(self._step(), self._stream, count)
 
     def device_memory_bytes(self) -> int | None:
         """How much less of the GPU was free after the first run of a binding than before the engine was loaded.

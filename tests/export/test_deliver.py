@@ -93,7 +93,7 @@ def test_a_measurement_holds_the_accuracy_of_the_engine_over_the_whole_test_spli
     assert abs(measured.score.correct - int(Classification().values(outputs, inputs.target).sum())) <= (which == "int8")
 
 
-class Silent(OnnxRuntimeTarget, frozen=True):
+class Silent(OnnxRuntimeTarget):
     """A runtime that has no profile."""
 
     def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:

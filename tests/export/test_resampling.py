@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from potstill.export.measurement import Comparison, Interval
-from potstill.export.resampling import compared, verdict_of
+from potstill.export.resampling import compared, half_width, latency_of, percentile_intervals_ms, ranked, verdict_of
 
 Blocks = list[NDArray[np.float64]]
 
@@ -51,13 +51,78 @@ def test_what_slows_the_whole_machine_cancels_in_the_ratio() -> None:
     assert slowed.interval.high / slowed.interval.low < 1.3
 
 
-def test_a_99th_percentile_needs_a_thousand_samples() -> None:
+def test_a_turn_that_disturbed_only_one_engine_is_one_turn_among_many() -> None:
+    draws = np.random.default_rng(7)
+    baseline, candidate = runs(draws, median_ms=1.05), runs(draws)
+    for turn in range(0, 15):
+        candidate[turn] = candidate[turn] * 2
+    disturbed = compared(1, baseline, candidate)
+    # The median of all of the candidate's runs is far off; that of the turns' ratios is not.
+    assert disturbed.baseline.p50_ms / disturbed.candidate.p50_ms < 1.0
+    assert disturbed.ratio > 1.02
+    assert disturbed.turns == 40
+
+
+def test_the_comparison_the_other_way_round_is_the_reciprocal() -> None:
+    draws = np.random.default_rng(8)
+    one, other = runs(draws, median_ms=1.3), runs(draws)
+    there, back = compared(1, one, other), compared(1, other, one)
+    assert there.ratio == pytest.approx(1 / back.ratio)
+    assert there.interval.low == pytest.approx(1 / back.interval.high)
+
+
+def test_the_width_that_ends_the_timing_is_that_of_the_ratio() -> None:
+    draws = np.random.default_rng(9)
+    one, other = runs(draws), runs(draws)
+    interval = compared(1, one, other).interval
+    assert half_width(one, other) == pytest.approx(np.log(interval.high / interval.low) / 2)
+    assert half_width(runs(draws, blocks=320), runs(draws, blocks=320)) < 0.6 * half_width(one, other)
+
+
+def test_a_percentile_is_given_where_ten_samples_lie_beyond_it() -> None:
     draws = np.random.default_rng(2)
-    assert compared(1, runs(draws), runs(draws, count=24)).candidate.p99_ms is None
-    enough = compared(1, runs(draws), runs(draws)).candidate
+    few = latency_of(1, runs(draws, blocks=9, count=11))
+    assert (few.p90_ms, few.p90_interval, few.p99_ms) == (None, None, None)
+    some = latency_of(1, runs(draws, count=24))
+    assert some.p90_ms is not None
+    assert (some.p99_ms, some.p99_interval) == (None, None)
+    enough = latency_of(1, runs(draws))
     assert enough.samples == 1000
     assert enough.p99_ms is not None
-    assert enough.p50_ms < enough.p90_ms < enough.p99_ms
+    assert some.p50_ms < some.p90_ms < enough.p99_ms
+    assert enough.p99_interval is not None
+    assert enough.p99_interval.low <= enough.p99_ms <= enough.p99_interval.high
+
+
+def bursts(draws: np.random.Generator, blocks: int) -> Blocks:
+    """As `runs`, and in some blocks five runs that follow each other take half as long again."""
+    found = runs(draws, blocks=blocks)
+    for block in found:
+        if draws.random() < 0.15:
+            start = draws.integers(20)
+            block[start : start + 5] *= 1.5
+    return found
+
+
+def test_percentile_intervals_hold_the_true_percentile_about_as_often_as_they_say() -> None:
+    truth = np.quantile(np.concatenate(bursts(np.random.default_rng(99), 8000)), (0.5, 0.9, 0.99)) * 1e3
+    trials = 60
+    covered = np.zeros(3)
+    for seed in range(trials):
+        intervals = percentile_intervals_ms(bursts(np.random.default_rng(seed), 40))
+        covered += [each.low <= value <= each.high for each, value in zip(intervals, truth, strict=True)]
+    # Of 60 intervals that hold it with 92 % each, fewer than 50 do so once in a hundred cases.
+    assert (covered >= 50).all()
+
+
+def test_engines_are_ranked_by_their_medians_and_compared_with_the_fastest() -> None:
+    draws = np.random.default_rng(10)
+    found = ranked(4, {"slow": runs(draws, median_ms=3.0), "fast": runs(draws), "middle": runs(draws, median_ms=2.0)})
+    assert [each.target for each in found] == ["fast", "middle", "slow"]
+    assert [each.comparison.verdict for each in found] == ["no significant difference", "slower", "slower"]
+    assert found[0].comparison.ratio == 1
+    assert found[2].comparison.ratio == pytest.approx(1 / 3, rel=0.03)
+    assert {each.comparison.baseline.p50_ms for each in found} == {found[0].comparison.candidate.p50_ms}
 
 
 def test_outliers_are_counted_and_not_dropped() -> None:

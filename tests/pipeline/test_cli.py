@@ -13,7 +13,7 @@ from potstill.pipeline.cli import main
 from potstill.pipeline.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("run", "check", "compare", "export", "bundle", "list", "schema", "doctor", "init")
+VERBS = ("run", "check", "compare", "export", "bundle", "profile", "list", "schema", "doctor", "init")
 
 Output = pytest.CaptureFixture[str]
 
