@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
@@ -22,8 +22,8 @@ from ..target import HALF, Made, Source, Target
 if TYPE_CHECKING:  # torch takes seconds to import, and this module is imported to list the runtimes
     from torch import Tensor, nn
 
-    from ..inductor_package import Manifest
-    from ..torch_engine import Program, TorchEngine
+    from ..torch_engine import TorchEngine
+    from ..torch_program import Program
 
 FILE = "model.pt2"
 SLOW_HALF = (
@@ -96,7 +96,7 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
 
     def make(self, source: Source, precision: str, folder: Path) -> Made:
         """Compile the artifact's float model into ``model.pt2`` and run it once on the device."""
-        from ..torch_engine import DTYPES
+        from ..torch_program import DTYPES
 
         if precision not in DTYPES:
             raise ExportError(
@@ -148,7 +148,8 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         from ...pipeline.sharing import plain
         from ..inductor_package import METADATA, Manifest
         from ..onnx_file import OUTPUT
-        from ..torch_engine import InPrecision, Signature, exact_float32
+        from ..torch_engine import exact_float32
+        from ..torch_program import InPrecision, Signature
 
         model = plain(model)
         signature = Signature.of(InPrecision(model, "fp32"), inputs, precision, OUTPUT)
@@ -161,20 +162,19 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         import torch
 
         from ..inductor_package import kernels, read_manifest
-        from ..torch_engine import Program, brief
+        from ..torch_program import Program, brief
 
-        manifest: Manifest = read_manifest(file)
+        manifest = read_manifest(file)
         manifest.demand_here(file, self.device)
+        # `torch._inductor.aoti_load_package` ends in this class, and imports the compiler before: 100 MB that no engine
+        # needs. One caller at a time, so no locks between threads, which a CUDA graph could not hold.
+        loader: Any = cast(Any, torch)._C._aoti.AOTIModelPackageLoader
         try:
-            with quiet(*LOGGERS):
-                # One caller at a time: the locks between threads are not needed, and no CUDA graph could hold them.
-                package = _inductor().aoti_load_package(str(file), run_single_threaded=True)
+            run: Callable[[list[Tensor]], list[Tensor]] = loader(str(file), "model", True, 1, -1).run
         except Exception as error:  # whatever the dynamic linker and PyTorch's loader raise
             raise ExportError(
                 f"PyTorch {torch.__version__} cannot load {file}: {brief(error)}\nMend: run again."
             ) from error
-        # Without the tree of arguments that a call of the package itself reads from JSON every time.
-        run: Callable[[list[Tensor]], list[Tensor]] = package.loader.run
         return Program(manifest.signature, lambda inputs: run(list(inputs))[0], lambda _: kernels(file))
 
 
@@ -185,7 +185,7 @@ def compiled(
     import torch
 
     from ...pipeline.quantization import dynamic_batch
-    from ..torch_engine import brief, cast_hint
+    from ..torch_program import brief, cast_hint
 
     # torch.export takes batch sizes 0 and 1 for constants.
     example = tuple(tensor if len(tensor) > 1 else torch.cat([tensor, tensor]) for tensor in inputs.values())
@@ -207,7 +207,7 @@ def _packaged(program: Any, scratch: Path, settings: dict[str, object]) -> bytes
     """Compile with a cache of its own: nothing of another build is taken for this one, and nothing is left behind."""
     from torch._inductor.utils import fresh_cache
 
-    from ..torch_engine import brief
+    from ..torch_program import brief
 
     package = scratch / FILE
     try:

@@ -15,7 +15,8 @@ from ..target import HALF, Made, Source, Target
 if TYPE_CHECKING:  # torch takes seconds to import, and this module is imported to list the runtimes
     from torch import nn
 
-    from ..torch_engine import Program, Signature, TorchEngine
+    from ..torch_engine import TorchEngine
+    from ..torch_program import Program, Signature
 
 FILE, BLUEPRINT = "model.safetensors", "blueprint.json"
 METADATA = "potstill.engine"
@@ -77,7 +78,8 @@ class PyTorchTarget(Target, frozen=True, extra="forbid"):
     def make(self, source: Source, precision: str, folder: Path) -> Made:
         """Save the artifact with weights of the precision, and run it once on the device."""
         from ..onnx_file import OUTPUT
-        from ..torch_engine import DTYPES, InPrecision, Signature, demand_device, demand_precision
+        from ..torch_engine import demand_device, demand_precision
+        from ..torch_program import DTYPES, InPrecision, Signature
 
         if precision not in DTYPES:
             raise ExportError(
@@ -119,7 +121,8 @@ class PyTorchTarget(Target, frozen=True, extra="forbid"):
 
     def _program(self, file: Path) -> "Program":
         from ...pipeline.sharing import plain
-        from ..torch_engine import InPrecision, Program, demand_precision, operators_called
+        from ..torch_engine import demand_precision
+        from ..torch_program import InPrecision, Program, operators_called
 
         signature = _signature(file)
         demand_precision(self.runtime, self.device, (signature.precision,))
@@ -136,7 +139,7 @@ def _save_weights(model: "nn.Module", signature: "Signature", file: Path) -> Non
     from safetensors.torch import save
 
     from ...pipeline.files import write_atomically
-    from ..torch_engine import DTYPES
+    from ..torch_program import DTYPES
 
     dtype = DTYPES[signature.precision]
     state = {
@@ -152,7 +155,7 @@ def _signature(file: Path) -> "Signature":
     """From the header of the weights' file."""
     from safetensors import SafetensorError, safe_open
 
-    from ..torch_engine import Signature
+    from ..torch_program import Signature
 
     if not file.is_file():
         raise ExportError(f"there is no engine file {file}; run again to build it")

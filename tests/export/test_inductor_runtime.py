@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from potstill.export.deliver import OnnxMetadata
-from potstill.export.engine_process import EngineProcess
 from potstill.export.inductor_package import Manifest, read_manifest
 from potstill.export.parity import numpy_inputs, parity_of
 from potstill.export.runtimes.inductor_runtime import InductorTarget
@@ -25,6 +24,8 @@ from potstill.export.target import Source, targets
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import ExportError, MissingDependency
+from potstill.pipeline.profile_files import Request
+from potstill.pipeline.profiling import profile
 from potstill.pipeline.quiet import quiet
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
@@ -151,11 +152,6 @@ class TestEngine:
         assert seconds.shape == (5,)
         assert (seconds > 0).all()
 
-    def test_a_process_of_its_own_runs_it(self, package: Package, data: Dataset) -> None:
-        with EngineProcess(InductorTarget(), package.file) as process:
-            process.bind(numpy_inputs(data.example(1)))
-            assert process.timed(3).shape == (3,)
-
     def test_inputs_that_do_not_fit_are_refused(self, package: Package) -> None:
         with (
             InductorTarget().open(package.file) as engine,
@@ -163,9 +159,13 @@ class TestEngine:
         ):
             engine.run({"image": np.zeros((2, 1, 8, 16), np.float32)})
 
-    def test_times_of_layers_are_said_not_to_be_there(self, package: Package, data: Dataset) -> None:
-        with pytest.raises(ExportError, match="times of layers are not available"):
-            InductorTarget().operator_times(package.file, numpy_inputs(data.example(1)))
+    def test_its_profile_says_that_there_are_no_times_of_layers(self, package: Package) -> None:
+        said: list[str] = []
+        (entry,) = profile(Request(files=[package.file], layers=True), said.append).entries
+        assert entry.runtime == "inductor"
+        assert entry.latency[0].p50_ms > 0
+        assert entry.layers is None
+        assert any("times of layers are not available" in each for each in said)
 
 
 class TestTarget:

@@ -16,7 +16,8 @@ from potstill.export.engine_process import EngineProcess
 from potstill.export.parity import numpy_inputs, parity_of
 from potstill.export.runtimes.pytorch_runtime import PyTorchTarget
 from potstill.export.target import Source, targets
-from potstill.export.torch_engine import InPrecision, Program, Signature, TorchEngine, exact_float32, operators_called
+from potstill.export.torch_engine import TorchEngine, exact_float32
+from potstill.export.torch_program import InPrecision, Program, Signature, operators_called
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import ExportError

@@ -56,7 +56,7 @@ def new_target(runtime: str, precision: str = "fp32", **settings: Any) -> Target
 
 
 class TestCuda:
-    @pytest.mark.parametrize(("runtime", "precision"), itertools.product(TARGETS, LIMITS))
+    @pytest.mark.parametrize(("runtime", "precision"), [*itertools.product(TARGETS, LIMITS)])
     def test_it_computes_what_the_model_does_on_the_cpu(
         self, runtime: str, precision: str, built: Built, float_artifact: Artifact, data: Dataset
     ) -> None:
@@ -68,7 +68,7 @@ class TestCuda:
         assert description.provider == f"torch {torch.__version__} {torch.cuda.get_device_name()}"
         assert description.operators
 
-    @pytest.mark.parametrize("runtime", TARGETS)
+    @pytest.mark.parametrize("runtime", [*TARGETS])
     def test_host_and_device_clocks_agree(self, runtime: str, built: Built, data: Dataset) -> None:
         with new_target(runtime).open(built(runtime, "fp32")) as engine:
             engine.bind(numpy_inputs(data.example(8)))
@@ -82,7 +82,7 @@ class TestCuda:
         assert held is not None
         assert held >= 0
 
-    @pytest.mark.parametrize("runtime", TARGETS)
+    @pytest.mark.parametrize("runtime", [*TARGETS])
     def test_a_recorded_graph_gives_what_a_run_gives(self, runtime: str, built: Built, data: Dataset) -> None:
         file, inputs = built(runtime, "fp32"), numpy_inputs(data.example(4))
         with new_target(runtime, cuda_graph=True).open(file) as engine:
@@ -95,14 +95,14 @@ class TestCuda:
             engine.timed(1)
             np.testing.assert_allclose(recorded.cpu().numpy(), engine.run(inputs)["logits"], rtol=1e-3, atol=1e-3)
 
-    @pytest.mark.parametrize("runtime", TARGETS)
+    @pytest.mark.parametrize("runtime", [*TARGETS])
     def test_kernels_are_timed(self, runtime: str, built: Built, data: Dataset) -> None:
         times = new_target(runtime).operator_times(built(runtime, "fp32"), numpy_inputs(data.example(2)))
         assert times
         assert all(each.ms > 0 for each in times)
         assert ("layer1.0.conv1" in {each.layer for each in times}) == (runtime == "pytorch")
 
-    @pytest.mark.parametrize("runtime", TARGETS)
+    @pytest.mark.parametrize("runtime", [*TARGETS])
     def test_a_process_of_its_own_runs_it(self, runtime: str, built: Built, data: Dataset) -> None:
         with EngineProcess(new_target(runtime), built(runtime, "fp32")) as process:
             process.bind(numpy_inputs(data.example(1)))
