@@ -66,7 +66,8 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
         keys |= {"version_compatible", "hardware_compatibility"}
         here = _device_if_any()
         device: JsonValue = None if here is None else here.model_dump(mode="json")
-        return super().build_settings() | self.model_dump(mode="json", include=keys) | {"built_on": device}
+        settings = self.model_dump(mode="json", include=keys) | {"largest_batch": self.all_batches[-1]}
+        return super().build_settings() | settings | {"built_on": device}
 
     def measure_settings(self) -> dict[str, JsonValue]:
         """Whether a CUDA graph is timed, besides what every target has."""
@@ -148,7 +149,7 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
         from ..tensorrt.plan import is_sparse, profile_of
 
         return BuildPlan(
-            profile=profile_of(model, self.batch, self.shapes),
+            profile=profile_of(model, (self.batch[0], *self.all_batches), self.shapes),
             tf32=self.tf32,
             sparse_weights=is_sparse(model),
             version_compatible=self.version_compatible,
