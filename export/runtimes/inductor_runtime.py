@@ -107,9 +107,22 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         example = source.data.example()
         package = self._compiled(source.artifact.model, example, precision)
         write_atomically(folder / FILE, package)
-        with self.open(folder / FILE) as engine:
-            engine.run({name: tensor.numpy() for name, tensor in example.items()})
+        self._prove(folder / FILE, {name: tensor.numpy() for name, tensor in example.items()})
         return Made(folder / FILE)
+
+    def _prove(self, file: Path, inputs: Mapping[str, Array]) -> None:
+        """Run the package once in a process of its own: code that was just compiled may end the one it runs in."""
+        from ..engine_process import EngineProcess
+
+        try:
+            with EngineProcess(self, file) as process:
+                process.bind(inputs)
+        except ExportError as error:
+            file.unlink()
+            raise ExportError(
+                f"{self.label}: what Inductor compiled does not run: {error}\n"
+                "Mend: another version of PyTorch, or another runtime for this target."
+            ) from error
 
     def open(self, file: Path) -> "TorchEngine":
         """A package that was compiled for this device."""
