@@ -4,7 +4,7 @@
 
 From the repository's root. Untrained networks whose batch norms have seen the data, because latency and energy do not
 depend on what the weights are. Every engine is built and accepted by `build_engine`; all engines of a network are timed
-in the same turns by `in_turns`, beside PyTorch's own fp32 engine; energy is then taken of each by itself. Prints a
+in the same turns by `in_turns`, beside the first; energy is then taken of one engine after the other. Prints a
 Markdown table, and writes it and everything measured into `gpu_engines.md` and `gpu_engines.json`. An engine that fails
 says why and the others go on; after `--seconds` no new network and no measurement of energy is begun. `--jobs` builds
 several engines at once. `--device cpu` goes through the same rows on the CPU.
@@ -17,9 +17,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ import torch
 from torch import nn
 
 from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine
-from potstill.export.energy import counter_of, energy_of
+from potstill.export.energy import counter_of, energy_above, idle_window
 from potstill.export.engine import Array
 from potstill.export.engine_process import EngineProcess
 from potstill.export.gpu_state import device_state
@@ -239,19 +240,26 @@ def settled(model: nn.Module, data: Dataset) -> nn.Module:
     return model.eval()
 
 
-def built_rows(name: str, device: str, scratch: Path, jobs: int, runtimes: Sequence[str]) -> list[Row]:
-    """All rows of a network, each built or with its problem."""
-    rows = [Row(name, *row) for row in ROWS if row[0] in runtimes]
+def build_rows(rows: Sequence[Row], device: str, scratch: Path, jobs: int, seconds: float) -> list[Row]:
+    """Every row built or with its problem, `jobs` of them at once; what is not built in time is given up."""
     if jobs == 1:
-        bench = Bench(name, device, scratch)
-        return [bench.build(row) for row in rows]
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return [*pool.map(partial(_build_alone, device, scratch, jobs), rows)]
+        return [_build_alone(device, scratch, jobs, row) for row in rows]
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    builds = [pool.submit(_build_alone, device, scratch, jobs, row) for row in rows]
+    wait(builds, timeout=seconds)
+    built = [
+        build.result() if build.done() else replace(row, problem=f"it was not built within {seconds:.0f} s")
+        for build, row in zip(builds, rows, strict=True)
+    ]
+    pool.shutdown(wait=False, cancel_futures=True)
+    for child in multiprocessing.active_children():
+        child.terminate()
+    return built
 
 
 def _build_alone(device: str, scratch: Path, jobs: int, row: Row) -> Row:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-    return Bench(row.network, device, scratch / row.engine.replace(" ", "-")).build(row)
+    return Bench(row.network, device, scratch / row.network / row.engine.replace(" ", "-")).build(row)
 
 
 def time_together(rows: Sequence[Row], device: str, inputs: Mapping[int, Mapping[str, Array]]) -> None:
@@ -269,21 +277,25 @@ def _write_down(row: Row, found: InTurns, index: int) -> None:
     row.device_memory_bytes = found.device_memory_bytes[index]
 
 
-def take_energy(row: Row, device: str, inputs: Mapping[int, Mapping[str, Array]]) -> None:
-    """Of one engine at every batch size, in a process of its own."""
+def take_energy(rows: Sequence[Row], device: str, inputs: Mapping[int, Mapping[str, Array]]) -> None:
+    """Of one engine after the other, above what the GPU takes while all of them are open and none runs."""
     counter = counter_of(device)
-    assert row.built is not None  # only engines that were timed are asked
     if isinstance(counter, NotMeasured):
-        row.energy = dict.fromkeys(inputs, counter)
+        for row in rows:
+            row.energy = dict.fromkeys(inputs, counter)
         return
-    states = [device_state()]
-    with EngineProcess(row.target(device), row.built.path) as process:
-        for batch, values in inputs.items():
-            process.bind(values)
-            process.warm_up(0.2)
-            row.energy[batch] = energy_of(counter, process.run_for, batch)
-            states.append(device_state())
-    row.states = tuple(states)
+    with ExitStack() as stack, ThreadPoolExecutor(len(rows)) as pool:
+        files = [EngineFile(row.target(device), row.built.path) for row in rows if row.built is not None]
+        processes = [*pool.map(lambda file: stack.enter_context(EngineProcess(file.target, file.path)), files)]
+        idle = idle_window(counter)
+        for row, process in zip(rows, processes, strict=True):
+            states = [device_state()]
+            for batch, values in inputs.items():
+                process.bind(values)
+                process.warm_up(0.2)
+                row.energy[batch] = energy_above(idle, counter, process.run_for, batch)
+                states.append(device_state())
+            row.states = tuple(states)
 
 
 def main() -> None:
@@ -293,38 +305,44 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", default=[*{row[0]: None for row in ROWS}])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--build-seconds", type=float, default=600)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
     begun = time.monotonic()
-    rows: list[Row] = []
+    rows = [Row(name, *row) for name in arguments.only for row in ROWS if row[0] in arguments.runtimes]
     with tempfile.TemporaryDirectory() as scratch:
+        rows = build_rows(rows, arguments.device, Path(scratch), arguments.jobs, arguments.build_seconds)
         told = partial(_told, arguments.out, rows, begun)
+        told("built " + ", ".join(f"{row.network} {row.engine} {row.build_seconds:.0f} s" for row in rows))
         for name in arguments.only:
-            if time.monotonic() - begun < arguments.seconds:
-                rows += _timed(name, arguments, Path(scratch) / name, told)
-                told(f"{name}: timed")
-        for row in rows:
-            if row.comparisons and time.monotonic() - begun < arguments.seconds:
-                take_energy(row, arguments.device, Bench(row.network, arguments.device, Path(scratch)).inputs)
-                told(f"{row.network}, {row.engine}: energy")
+            inputs = Bench(name, arguments.device, Path(scratch)).inputs
+            for measure, what in ((_time, "timed"), (_take_energy, "energy")):
+                if time.monotonic() - begun < arguments.seconds:
+                    measure([row for row in rows if row.network == name], arguments.device, inputs)
+                    told(f"{name}: {what}")
     print((arguments.out / "gpu_engines.md").read_text())
     sys.exit(0 if any(row.comparisons for row in rows) else 1)
 
 
-def _timed(name: str, arguments: argparse.Namespace, scratch: Path, told: Callable[[str], None]) -> list[Row]:
-    rows = built_rows(name, arguments.device, scratch, arguments.jobs, arguments.runtimes)
-    told(f"{name}: built " + ", ".join(f"{row.engine} {row.build_seconds:.0f} s" for row in rows))
-    inputs = Bench(name, arguments.device, scratch).inputs
+def _time(rows: Sequence[Row], device: str, inputs: Mapping[int, Mapping[str, Array]]) -> None:
     while able := [row for row in rows if not row.problem]:
         try:
-            time_together(able, arguments.device, inputs)
-            break
+            time_together(able, device, inputs)
+            return
         except PotstillError as error:
             # The message names the file of the engine that failed; the others are timed without it.
             for row in [row for row in able if row.built and str(row.built.folder) in str(error)] or able:
                 row.problem = str(error)
-    return rows
+
+
+def _take_energy(rows: Sequence[Row], device: str, inputs: Mapping[int, Mapping[str, Array]]) -> None:
+    able = [row for row in rows if row.comparisons]
+    try:
+        if able:
+            take_energy(able, device, inputs)
+    except PotstillError as error:
+        print(f"energy: {error}", file=sys.stderr)
 
 
 def _told(folder: Path, rows: Sequence[Row], begun: float, what: str) -> None:

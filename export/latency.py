@@ -37,9 +37,9 @@ MIN_SECONDS, MAX_SECONDS = 0.5, 3.0
 ROUND_TURNS = 12
 MIN_ROUNDS, MAX_ROUNDS = 2, 8
 NARROW = 0.015
-MORE_UNTIL_SECONDS = 20.0
+MORE_UNTIL_SECONDS = 60.0
 """A round is new processes and twelve turns in them. There are two rounds, and further ones until the interval of every
-ratio is at most ±1.5 %, until there were eight, or 20 seconds are over. The rule looks at the width alone and never at
+ratio is at most ±1.5 %, until there were eight, or a minute is over. The rule looks at the width alone and never at
 the verdict, so looking often makes no false alarms (Chow and Robbins 1965). New processes, because where their memory
 happens to lie is a part of the noise that one process would never show."""
 

@@ -16,6 +16,7 @@ from ..pipeline.errors import ExportError
 from ..pipeline.processor import has_bf16
 from ..pipeline.quiet import quiet
 from .device_clock import event_timed
+from .device_memory import DeviceMemory
 from .engine import Array, EngineDescription
 from .measurement import OperatorTime
 from .torch_program import Program, brief, cast_hint, demand_fitting
@@ -89,8 +90,7 @@ class TorchEngine:
         self._open = ExitStack()
         self._loaded: Program | None = None
         self._stream: torch.cuda.Stream | None = None
-        self._free_before = 0
-        self._device_bytes = 0
+        self._memory = DeviceMemory()
         self._bound: tuple[Tensor, ...] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._graph_output: Tensor | None = None
@@ -101,10 +101,9 @@ class TorchEngine:
             if self._device == "cuda":
                 demand_device("engine", "cuda")
                 stack.enter_context(exact_float32())
-                self._stream = torch.cuda.Stream()
-                torch.cuda.synchronize()  # the context is there, and is not the engine's
-                self._free_before = torch.cuda.mem_get_info()[0]
-            self._loaded = self._load()
+            with self._counted():
+                self._stream = torch.cuda.Stream() if self._device == "cuda" else None
+                self._loaded = self._load()
             self._open = stack.pop_all()
         return self
 
@@ -124,14 +123,12 @@ class TorchEngine:
     def bind(self, inputs: Mapping[str, Array]) -> None:
         """Put copies of the inputs on the device; the outputs are the allocator's, which keeps their memory."""
         self._graph, self._graph_output = None, None
-        self._bound = self._on_device(inputs)
-        self._called(self._bound)
-        if self._cuda_graph:
-            self._record()
-        if self._device == "cuda":
-            self._wait()
-            # What the allocator and the driver gave out, kernels and workspaces included.
-            self._device_bytes = max(self._device_bytes, self._free_before - torch.cuda.mem_get_info()[0])
+        # What the allocator and the driver give out, kernels and workspaces included.
+        with self._counted():
+            self._bound = self._on_device(inputs)
+            self._called(self._bound)
+            if self._cuda_graph:
+                self._record()
 
     def timed(self, count: int) -> NDArray[np.float64]:
         """Seconds of each of `count` runs on the bound inputs; on a GPU the host waits for the end of each."""
@@ -156,11 +153,8 @@ class TorchEngine:
             return event_timed(self._step(), self._stream, count)
 
     def device_memory_bytes(self) -> int | None:
-        """How much less of the GPU was free after the first run of a binding than before the engine was loaded.
-
-        Right in a process of its own, while no other process takes or gives memory. None on the CPU.
-        """
-        return None if self._device == "cpu" else self._device_bytes
+        """What loading and binding took of the GPU, for all that was bound so far; None on the CPU."""
+        return None if self._device == "cpu" else self._memory.taken_bytes
 
     def describe(self) -> EngineDescription:
         """Runs the program once on zeros, two samples of them, where its operators are only known when they run."""
@@ -227,6 +221,9 @@ class TorchEngine:
             return self._graph.replay
         call, bound = self._program.call, self._bound
         return lambda: call(bound)
+
+    def _counted(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._device == "cpu" else self._memory.counted()
 
     def _wait(self) -> None:
         if self._stream is not None:

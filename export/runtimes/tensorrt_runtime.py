@@ -36,6 +36,7 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
     """An engine for one GPU and one version of TensorRT, with its manifest and its ONNX file beside it."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".engine", ".plan")
+    packages: ClassVar[tuple[str, ...]] = ("tensorrt",)
     runtime: Literal["tensorrt"] = "tensorrt"
     device: Literal["cuda"] = "cuda"
     precision: Annotated[tuple[Literal["fp32", "fp16", "bf16", "int8", "fp8"], ...], Field(min_length=1)] = ("fp32",)
@@ -65,7 +66,8 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
         keys |= {"version_compatible", "hardware_compatibility"}
         here = _device_if_any()
         device: JsonValue = None if here is None else here.model_dump(mode="json")
-        return super().build_settings() | self.model_dump(mode="json", include=keys) | {"built_on": device}
+        settings = self.model_dump(mode="json", include=keys) | {"largest_batch": self.all_batches[-1]}
+        return super().build_settings() | settings | {"built_on": device}
 
     def measure_settings(self) -> dict[str, JsonValue]:
         """Whether a CUDA graph is timed, besides what every target has."""
@@ -147,7 +149,7 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
         from ..tensorrt.plan import is_sparse, profile_of
 
         return BuildPlan(
-            profile=profile_of(model, self.batch, self.shapes),
+            profile=profile_of(model, (self.batch[0], *self.all_batches), self.shapes),
             tf32=self.tf32,
             sparse_weights=is_sparse(model),
             version_compatible=self.version_compatible,

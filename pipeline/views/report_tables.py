@@ -195,7 +195,7 @@ def earned_table(report: Report) -> Table:
     batch = report.steps[0].timing.batch
     note = (
         f"Against the step before, in total against the teacher; latency at batch {batch}. 95 % intervals: of "
-        f"speedups by bootstrap, both engines timed in turns; {_score_intervals(report)} "
+        f"speedups by the sign test, both engines timed in turns; {_score_intervals(report)} "
         "“Noise” marks what may be chance."
     )
     if report.steps[0].timing.verdict != NO_CHANGE:
@@ -322,7 +322,8 @@ def method_sentences(report: Report) -> tuple[str, ...]:
         "teacher's fp32 engine take turns on the same machine, in at least two rounds of new processes. The speedup is "
         "the median over turns of the quotient of both p50 in a turn, so that what slows one slows the other; it can "
         "differ from the quotient of the p50 in the table. n counts timed calls; outliers are counted, never dropped.",
-        "Intervals are 95 %, by bootstrap over turns; those of p90 and p99 reach as far as order statistics do, too. A "
+        "Intervals are 95 %: of the speedup by the sign test over turns, of percentiles by bootstrap over turns; those "
+        "of p90 and p99 reach as far as order statistics do, too. A "
         f"percentile is given where ten samples lie beyond it: p90 from {P90_SAMPLES:,} calls on, p99 from "
         f"{P99_SAMPLES:,}. A difference inside its interval, or under 3 %, is called “{NO_CHANGE}”. The teacher's row "
         "compares its engine with itself, which shows the noise.",

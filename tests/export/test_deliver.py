@@ -16,6 +16,12 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import AuditError, ExportError
 from potstill.pipeline.task import Classification
+from tests.support.brief_timing import make_brief
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_brief(monkeypatch)
 
 
 class TestBuiltEngine:
@@ -83,6 +89,8 @@ def test_a_measurement_holds_the_accuracy_of_the_engine_over_the_whole_test_spli
     assert measured.file_bytes == engine.path.stat().st_size
     assert comparison.candidate.samples >= 10
     assert comparison.interval.low <= comparison.ratio <= comparison.interval.high
+    assert measured.energy is not None  # measured, or the reason why not
+    assert (measured.device_latency, measured.device_states) == ((), None)  # on the CPU
     assert isinstance(measured.operators, tuple)
     assert {"conv1", "linear"} <= {operator.layer for operator in measured.operators}
     assert type(measured).model_validate_json(measured.model_dump_json()) == measured

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from onnx.helper import make_node
 
 from potstill.export.offline import summary
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
+from potstill.export.runtimes.tensorrt_runtime import TensorRTTarget
 from potstill.export.scenarios import OfflineScenario, ServerScenario, batch_sizes
+from tests.support.onnx_files import model
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,16 @@ def test_batch_sizes_are_powers_of_two_up_to_the_largest(largest: int, sizes: tu
 def test_an_engine_must_take_every_batch_size_that_any_measurement_needs() -> None:
     target = OnnxRuntimeTarget(batch=(1, 3), offline=OfflineScenario(max_batch=4), server=ServerScenario(p99_ms=5))
     assert target.all_batches == (1, 2, 3, 4)
+
+
+def test_a_plan_of_tensorrt_takes_the_batches_of_the_scenarios_too() -> None:
+    relu = model(make_node("Relu", ["x"], ["y"], "only"))
+    plain = TensorRTTarget(batch=(2, 4))
+    asked = TensorRTTarget(batch=(2, 4), offline=OfflineScenario(max_batch=16))
+    assert plain.plan(relu).profile["x"].most == (4, 4)
+    assert asked.plan(relu).profile["x"].most == (16, 4)
+    assert asked.plan(relu).profile["x"].usual == plain.plan(relu).profile["x"].usual == (2, 4)
+    assert asked.build_settings() != plain.build_settings()
 
 
 class TestSummary:

@@ -79,6 +79,18 @@ def test_the_width_that_ends_the_timing_is_that_of_the_ratio() -> None:
     assert half_width(runs(draws, blocks=320), runs(draws, blocks=320)) < 0.6 * half_width(one, other)
 
 
+def test_the_interval_of_the_ratio_needs_no_assumption_on_how_turns_are_spread() -> None:
+    draws = np.random.default_rng(11)
+    covered = 0
+    for _ in range(60):
+        # Turns as a busy machine makes them: half of the time one engine is disturbed by up to ten times.
+        factors = [10 ** (draws.random(24) * (draws.random(24) < 0.5)) for _ in range(2)]
+        one, other = ([np.full(2, 0.001 * factor) for factor in each] for each in factors)
+        interval = compared(1, one, other).interval
+        covered += interval.low <= 1 <= interval.high
+    assert covered >= 54  # 97.7 % by the binomial distribution
+
+
 def test_a_percentile_is_given_where_ten_samples_lie_beyond_it() -> None:
     draws = np.random.default_rng(2)
     few = latency_of(1, runs(draws, blocks=9, count=11))
