@@ -48,7 +48,8 @@ class PyTorchTarget(Target, frozen=True, extra="forbid"):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
     channels_last: bool = False
-    """Convolutions' weights, and so all maps, in the order (B, H, W, C). Models that call `view` on maps cannot."""
+    """Convolutions' weights, and so all maps, in the order (B, H, W, C). Off as code that calls `view` on maps then
+    fails; on a CPU it made ResNets up to 1.2 times as fast in fp32, and 1.4 to 2.1 times in bf16."""
     cuda_graph: bool = False
     """On CUDA: time a recording of all kernels, which the host starts at once, instead of one after the other."""
 
