@@ -78,10 +78,11 @@ def demand_share(audit: Audit, label: str) -> None:
     if audit.min_int8_share is None or share >= audit.min_int8_share:
         return
     others = sorted((layer for layer in asked if layer.precision != audit.precision), key=lambda layer: -layer.macs)
-    lines = [f"  {layer.name} ({layer.kind}, {layer.macs / max(total, 1):.1%}): {layer.reason}" for layer in others]
+    lines = [f"  {layer.name} ({layer.kind}, {layer.macs / total:.1%}): {layer.reason}" for layer in others]
+    where = "In float" if all(layer.precision == "float" for layer in others) else f"Not in {audit.precision}"
     raise AuditError(
         f"{label}: {share:.1%} of the multiply-accumulates run in {audit.precision}, "
-        f"min_int8_share demands {audit.min_int8_share:.1%}. In float are\n" + "\n".join(lines) + "\n"
+        f"min_int8_share demands {audit.min_int8_share:.1%}. {where} are\n" + "\n".join(lines) + "\n"
         "Mend: change the model where the reason says so, or lower min_int8_share."
     )
 
@@ -116,6 +117,10 @@ class WeightedLayer:
     """For one sample."""
     weight_type: int
     """ONNX's number for the type that its weight is stored in."""
+    in_groups: bool = False
+    """Whether its weight is stored in groups."""
+    unquantized: str = ""
+    """Why no kernel could multiply int8 here: its input or its weight is not quantized."""
 
 
 def weighted_layers(model: "ModelProto") -> "Iterator[WeightedLayer]":
@@ -124,7 +129,14 @@ def weighted_layers(model: "ModelProto") -> "Iterator[WeightedLayer]":
     for node in graph.layers():
         weight = graph.weight_constant(node)
         assert weight is not None
-        yield WeightedLayer(node, layer_name(node), graph.macs(node), graph.constant_type(weight))
+        yield WeightedLayer(
+            node,
+            layer_name(node),
+            graph.macs(node),
+            graph.constant_type(weight),
+            in_groups=graph.has_stored_weight(node),
+            unquantized=graph.input_problem(node) or "",
+        )
     recurrent = (node for node in model.graph.node if node.op_type in RECURRENT)
     for node, layer in zip(recurrent, graph.recurrent_layers(), strict=True):
         yield WeightedLayer(node, layer.name, layer.macs, graph.constant_type(node.input[1]))
@@ -205,7 +217,7 @@ class _Graph:
             precision="float" if kernel is None else self.precision if kernel == STORED_WEIGHTS else "int8",
             macs=self.macs(layer),
             reason=self._why_float(layer) if kernel is None else f"runs as {kernel}",
-            on_purpose=kernel is None and self.precision != "int8" and not self._has_stored_weight(layer),
+            on_purpose=kernel is None and self.precision != "int8" and not self.has_stored_weight(layer),
         )
 
     @property
@@ -219,10 +231,9 @@ class _Graph:
             return "int8"
         return "int4_weights" if bits == onnx.TensorProto.UINT4 else "int8_weights"
 
-    def _has_stored_weight(self, layer: "NodeProto") -> bool:
-        weight = self._made_by.get(layer.input[1])
-        if weight is not None and weight.op_type == "Transpose":
-            weight = self._made_by.get(weight.input[0])
+    def has_stored_weight(self, layer: "NodeProto") -> bool:
+        """Whether its weight is stored in groups."""
+        weight = self._weight_maker(layer)
         return weight is not None and is_in_groups(weight)
 
     def macs(self, layer: "NodeProto") -> int:
@@ -236,7 +247,7 @@ class _Graph:
 
     def _why_float(self, layer: "NodeProto") -> str:
         if self.precision != "int8":
-            if self._has_stored_weight(layer):
+            if self.has_stored_weight(layer):
                 return "ONNX Runtime did not fuse its weight's DequantizeLinear, which then runs on every call"
             return f"its weight is in float: {self.precision} stores those of linear layers as wide as a group"
         if layer.op_type == "ConvTranspose":
@@ -245,20 +256,26 @@ class _Graph:
                 "equal strides and no dilation, become convolutions where their input, weight and output are quantized"
             )
         return (
-            self._input_problem(layer)
+            self.input_problem(layer)
             or self._output_problem(layer)
             or "ONNX Runtime left it in float although its input, weight and output are quantized"
         )
 
-    def _input_problem(self, layer: "NodeProto") -> str | None:
+    def input_problem(self, layer: "NodeProto") -> str | None:
+        """Which operand of a layer is not quantized; None where both are."""
         source = self._made_by.get(layer.input[0])
         if source is None or source.op_type != "DequantizeLinear":
             origin = "the model's input" if source is None else _called(source)
             return f"its input is not quantized: it comes from {origin}"
-        weight = self._made_by.get(layer.input[1])
+        weight = self._weight_maker(layer)
         if weight is None or weight.op_type != "DequantizeLinear":
             return "its weight is not quantized"
         return None
+
+    def _weight_maker(self, layer: "NodeProto") -> "NodeProto | None":
+        """What makes its weight, before a transposition."""
+        maker = self._made_by.get(layer.input[1])
+        return self._made_by.get(maker.input[0]) if maker is not None and maker.op_type == "Transpose" else maker
 
     def _output_problem(self, layer: "NodeProto") -> str | None:
         output = self._output(layer)

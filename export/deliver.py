@@ -175,10 +175,12 @@ def measure_engine(
 ) -> Measured:
     """The engine's score over the whole test split, and its latency beside the baseline's at every batch size.
 
-    `file` is what the report calls the engine's file.
+    On a GPU also by its own clock, with its memory and states; energy where there is a counter. `file` is what the
+    report calls the engine's file.
     """
     inputs = {batch: _inputs(data, batch) for batch in target.batch}
-    timing = compare(EngineFile(target, built.path), EngineFile(target, baseline.path), inputs)
+    timing = compare(EngineFile(target, built.path), EngineFile(target, baseline.path), inputs, energy=True)
+    on_device = timing.on_device
     values = _values(built, target, data, task)
     engine = EngineMeasurement(
         target=built.label,
@@ -195,6 +197,10 @@ def measure_engine(
         parity=built.parity,
         audit=built.audit,
         remarks=built.remarks,
+        device_latency=on_device.latency if on_device else (),
+        device_memory_bytes=on_device.memory_bytes if on_device else None,
+        device_states=on_device.states if on_device else None,
+        energy=timing.energy,
         operators=_operators(built, target, inputs[target.batch[0]]),
     )
     return Measured(engine, values)

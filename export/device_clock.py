@@ -18,7 +18,7 @@ MAX_HEAD_START_SECONDS = 0.05
 MARGIN = 1.5
 
 
-def event_timed(enqueue: Callable[[], None], stream: "torch.cuda.Stream", count: int) -> NDArray[np.float64]:
+def event_timed(enqueue: Callable[[], object], stream: "torch.cuda.Stream", count: int) -> NDArray[np.float64]:
     """Seconds of each of `count` runs that `enqueue` puts on `stream` without waiting for them.
 
     The GPU first waits as long as the host takes to enqueue the runs, at most 50 ms: without that head start, a small
@@ -49,7 +49,7 @@ def event_timed(enqueue: Callable[[], None], stream: "torch.cuda.Stream", count:
 
 
 def _between_events(
-    enqueue: Callable[[], None], stream: "torch.cuda.Stream"
+    enqueue: Callable[[], object], stream: "torch.cuda.Stream"
 ) -> "tuple[torch.cuda.Event, torch.cuda.Event]":
     import torch
 

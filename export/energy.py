@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from ..pipeline.errors import MissingDependency
 from .gpu_state import nvml, nvml_handle
@@ -22,6 +22,7 @@ SETTLE_SECONDS = 0.5
 RAPL_FOLDER = Path("/sys/class/powercap")
 
 Source = Literal["NVML", "RAPL"]
+T = TypeVar("T")
 
 
 class Counter(Protocol):
@@ -134,21 +135,25 @@ def energy_of(
     """
     if isinstance(counter, NotMeasured):
         return counter
+    return energy_above(idle_window(counter, sleep), counter, run_for, batch)
+
+
+def idle_window(counter: Counter, sleep: Callable[[float], None] = time.sleep) -> Window:
+    """What the device takes while nothing runs; two and a half seconds."""
     sleep(SETTLE_SECONDS)
-    idle = _window(counter, lambda: sleep(IDLE_SECONDS))
-    queries = 0
-
-    def busy() -> None:
-        nonlocal queries
-        queries = run_for(BUSY_SECONDS)
-
-    return per_sample(counter.source, idle, _window(counter, busy), queries * batch)
+    return _window(counter, lambda: sleep(IDLE_SECONDS))[0]
 
 
-def _window(counter: Counter, act: Callable[[], object]) -> Window:
+def energy_above(idle: Window, counter: Counter, run_for: Callable[[float], int], batch: int) -> Energy | NotMeasured:
+    """As `energy_of`, beside an idle window that was taken before; three seconds."""
+    busy, queries = _window(counter, lambda: run_for(BUSY_SECONDS))
+    return per_sample(counter.source, idle, busy, queries * batch)
+
+
+def _window(counter: Counter, act: Callable[[], T]) -> tuple[Window, T]:
     joules, begun = counter.joules(), time.perf_counter()
-    act()
-    return Window(counter.joules() - joules, time.perf_counter() - begun)
+    result = act()
+    return Window(counter.joules() - joules, time.perf_counter() - begun), result
 
 
 def per_sample(source: Source, idle: Window, busy: Window, samples: int) -> Energy | NotMeasured:

@@ -52,7 +52,11 @@ def nvml_handle() -> Any:
     """NVML's handle of the GPU that torch uses, which it may number otherwise; MissingDependency without NVML."""
     import torch
 
-    return nvml().nvmlDeviceGetHandleByUUID(f"GPU-{_properties(torch.cuda.current_device()).uuid}")
+    library = nvml()
+    try:
+        return library.nvmlDeviceGetHandleByUUID(f"GPU-{_properties(torch.cuda.current_device()).uuid}")
+    except library.NVMLError as error:
+        raise MissingDependency(f"NVML does not know the GPU that torch uses: {error}") from error
 
 
 def _properties(index: int) -> Any:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..pipeline.errors import ExportError
 from ..pipeline.processor import cpu_flags
-from .torch_engine import Signature
+from .torch_program import Signature
 
 METADATA = "potstill.manifest"
 """The key of the manifest in the package's own metadata, which PyTorch shows by `get_metadata`."""

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def in_turns(contestants: Sequence[Contestant]) -> InTurns:
     unsure, begun = list(host), time.monotonic()
     for round_number in range(1, MAX_ROUNDS + 1):
         with ExitStack() as stack:
-            processes = [stack.enter_context(_process(each.engine)) for each in contestants]
+            processes = _started(stack, contestants)
             for batch in unsure:
                 plans[batch] = _prepared(processes, contestants, batch, plans.get(batch))
                 _take_turns(processes, plans[batch], host[batch], device[batch])
@@ -174,6 +175,16 @@ def in_turns(contestants: Sequence[Contestant]) -> InTurns:
 
 def _empty_blocks(contestants: Sequence[Contestant]) -> dict[int, tuple[list[NDArray[np.float64]], ...]]:
     return {batch: tuple([] for _ in contestants) for batch in contestants[0].inputs_by_batch}
+
+
+def _started(stack: ExitStack, contestants: Sequence[Contestant]) -> list[EngineProcess]:
+    """All at once: each takes seconds to import its runtime."""
+
+    def start(contestant: Contestant) -> EngineProcess:
+        return stack.enter_context(_process(contestant.engine))
+
+    with ThreadPoolExecutor(len(contestants)) as pool:
+        return list(pool.map(start, contestants))
 
 
 def _process(engine: EngineFile) -> EngineProcess:

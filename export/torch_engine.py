@@ -1,84 +1,28 @@
-"""What every engine that PyTorch runs has in common; importing it imports torch."""
+"""The engines that PyTorch runs, eager or compiled; importing it imports torch."""
 
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
 from ..pipeline.errors import ExportError
 from ..pipeline.processor import has_bf16
+from ..pipeline.quiet import quiet
+from .device_clock import event_timed
+from .device_memory import DeviceMemory
 from .engine import Array, EngineDescription
 from .measurement import OperatorTime
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from .torch_program import Program, brief, cast_hint, demand_fitting
 
 GRAPH_WARM_UP = 3
 """Runs before a CUDA graph is recorded: the first ones load kernels and allocate, which a recording must not."""
-
-
-class TensorType(BaseModel):
-    """An input or output of an engine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    shape: tuple[int | None, ...]
-    """None is the free batch."""
-    dtype: str
-    """As NumPy names it."""
-
-    def __str__(self) -> str:
-        return f"{self.dtype} ({_written(self.shape)})"
-
-
-class Signature(BaseModel):
-    """What an engine takes and gives, as its file says it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    precision: str
-    inputs: dict[str, TensorType]
-    """In the order in which the model takes them."""
-    output: str
-    output_type: TensorType
-
-    @classmethod
-    def of(cls, model: nn.Module, inputs: Mapping[str, Tensor], precision: str, output: str) -> Self:
-        """Of a model that takes these inputs and gives float32; runs it once."""
-        with torch.inference_mode():
-            given = cast(Tensor, model(*inputs.values()))
-        types = {name: _type_of(tensor) for name, tensor in inputs.items()}
-        return cls(precision=precision, inputs=types, output=output, output_type=_type_of(given))
-
-
-class InPrecision(nn.Module):
-    """A copy of a model with its weights and floating-point inputs in another type; its outputs are float32."""
-
-    def __init__(self, model: nn.Module, precision: str, *, channels_last: bool = False) -> None:
-        super().__init__()
-        self.dtype = DTYPES[precision]
-        self.model = deepcopy(model).eval().to(self.dtype).requires_grad_(False)
-        if channels_last:
-            for parameter in self.model.parameters():
-                if parameter.ndim == 4:
-                    # A convolution gives its output in the format of its weight, so that no input need be converted.
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Integers stay as they are."""
-        cast_inputs = (each.to(self.dtype) if each.is_floating_point() else each for each in inputs)
-        return cast(Tensor, self.model(*cast_inputs)).float()
 
 
 def demand_device(runtime: str, device: str) -> None:
@@ -111,12 +55,15 @@ def exact_float32() -> Generator[None]:
     """Within the block CUDA computes float32 in float32: with TF32, products are rounded to 10 bits."""
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32, cudnn.allow_tf32 = False, False
+    # Some versions recommend newer switches, of which some versions' Inductor knows nothing.
+    with quiet():
+        before = matmul.allow_tf32, cudnn.allow_tf32
+        matmul.allow_tf32, cudnn.allow_tf32 = False, False
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        with quiet():
+            matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 @contextmanager
@@ -127,19 +74,6 @@ def _threads(count: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Program:
-    """What the file of an engine holds, loaded."""
-
-    signature: Signature
-    call: Callable[[Sequence[Tensor]], Tensor]
-    """From the inputs on the device, in the signature's order, to the output there."""
-    operators: Callable[[Sequence[Tensor]], Mapping[str, int]]
-    """How many of each a run with such inputs calls."""
-    module: nn.Module | None = None
-    """Whose parts a profile can tell apart; None for a program that is compiled."""
 
 
 class TorchEngine:
@@ -156,8 +90,7 @@ class TorchEngine:
         self._open = ExitStack()
         self._loaded: Program | None = None
         self._stream: torch.cuda.Stream | None = None
-        self._free_before = 0
-        self._device_bytes = 0
+        self._memory = DeviceMemory()
         self._bound: tuple[Tensor, ...] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._graph_output: Tensor | None = None
@@ -168,10 +101,9 @@ class TorchEngine:
             if self._device == "cuda":
                 demand_device("engine", "cuda")
                 stack.enter_context(exact_float32())
-                self._stream = torch.cuda.Stream()
-                torch.cuda.synchronize()  # the context is there, and is not the engine's
-                self._free_before = torch.cuda.mem_get_info()[0]
-            self._loaded = self._load()
+            with self._counted():
+                self._stream = torch.cuda.Stream() if self._device == "cuda" else None
+                self._loaded = self._load()
             self._open = stack.pop_all()
         return self
 
@@ -191,14 +123,12 @@ class TorchEngine:
     def bind(self, inputs: Mapping[str, Array]) -> None:
         """Put copies of the inputs on the device; the outputs are the allocator's, which keeps their memory."""
         self._graph, self._graph_output = None, None
-        self._bound = self._on_device(inputs)
-        self._called(self._bound)
-        if self._cuda_graph:
-            self._record()
-        if self._device == "cuda":
-            self._wait()
-            # What the allocator and the driver gave out, kernels and workspaces included.
-            self._device_bytes = max(self._device_bytes, self._free_before - torch.cuda.mem_get_info()[0])
+        # What the allocator and the driver give out, kernels and workspaces included.
+        with self._counted():
+            self._bound = self._on_device(inputs)
+            self._called(self._bound)
+            if self._cuda_graph:
+                self._record()
 
     def timed(self, count: int) -> NDArray[np.float64]:
         """Seconds of each of `count` runs on the bound inputs; on a GPU the host waits for the end of each."""
@@ -217,25 +147,14 @@ class TorchEngine:
         """Likewise between two events on the GPU's stream; None on the CPU."""
         if self._device == "cpu":
             return None
-        step = self._step()
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        seconds = np.empty(count)
+        assert self._stream is not None  # a GPU's engine has its own
         with torch.inference_mode(), self._on_stream():
             self._wait()
-            for index in range(count):
-                begun.record()
-                step()
-                ended.record()
-                ended.synchronize()
-                seconds[index] = begun.elapsed_time(ended) / 1e3
-        return seconds
+            return event_timed(self._step(), self._stream, count)
 
     def device_memory_bytes(self) -> int | None:
-        """How much less of the GPU was free after the first run of a binding than before the engine was loaded.
-
-        Right in a process of its own, while no other process takes or gives memory. None on the CPU.
-        """
-        return None if self._device == "cpu" else self._device_bytes
+        """What loading and binding took of the GPU, for all that was bound so far; None on the CPU."""
+        return None if self._device == "cpu" else self._memory.taken_bytes
 
     def describe(self) -> EngineDescription:
         """Runs the program once on zeros, two samples of them, where its operators are only known when they run."""
@@ -278,7 +197,8 @@ class TorchEngine:
             with torch.inference_mode(), self._on_stream():
                 return self._program.call(tensors)
         except Exception as error:  # a model's own code may raise anything
-            raise ExportError(f"{self._file}: PyTorch failed to run it: {brief(error)}") from error
+            words = brief(error) + cast_hint(error, self._program.signature.precision)
+            raise ExportError(f"{self._file}: PyTorch failed to run it: {words}") from error
 
     def _record(self) -> None:
         """Record a run as a CUDA graph; ExportError where one of its operators cannot be recorded."""
@@ -291,7 +211,7 @@ class TorchEngine:
                 self._graph_output = self._program.call(self._bound)
         except RuntimeError as error:
             raise ExportError(
-                f"{self._file} cannot be recorded as a CUDA graph: {brief(error)}\nMend: take `cuda_graph` out."
+                f"{self._file} cannot be recorded as a CUDA graph: {brief(error)}\nMend: say `cuda_graph: false`."
             ) from error
         self._graph = graph
 
@@ -302,6 +222,9 @@ class TorchEngine:
         call, bound = self._program.call, self._bound
         return lambda: call(bound)
 
+    def _counted(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._device == "cpu" else self._memory.counted()
+
     def _wait(self) -> None:
         if self._stream is not None:
             self._stream.synchronize()
@@ -310,53 +233,5 @@ class TorchEngine:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
 
-def demand_fitting(file: Path, wanted: Mapping[str, TensorType], inputs: Mapping[str, Array]) -> None:
-    """Raise ExportError unless names, types and shapes of the inputs are those that the engine takes."""
-    if set(inputs) != set(wanted):
-        raise ExportError(f"{file} takes the inputs {', '.join(wanted)}; given were {', '.join(inputs) or 'none'}")
-    for name, array in inputs.items():
-        shape = wanted[name].shape
-        fits = len(shape) == array.ndim and all(
-            size in (None, given) and given > 0 for size, given in zip(shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != wanted[name].dtype:
-            raise ExportError(
-                f"{file}: input {name} takes {wanted[name]}; given was {array.dtype} ({_written(array.shape)})"
-            )
-
-
-def operators_called(model: nn.Module, inputs: Sequence[Tensor]) -> Counter[str]:
-    """How often a run of an eager model calls each aten operator."""
-    counting = _Counting()
-    with counting:
-        model(*inputs)
-    return counting.called
-
-
-class _Counting(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()  # pyright: ignore[reportUnknownMemberType] - untyped in torch
-        self.called: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.called[str(func.overloadpacket.__name__)] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def brief(error: BaseException) -> str:
-    """The kind of an error and the first line of its message."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:500]}"
-
-
-def _type_of(tensor: Tensor) -> TensorType:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return TensorType(shape=(None, *tensor.shape[1:]), dtype=dtype)
-
-
 def _filled(shape: Sequence[int | None], batch: int) -> tuple[int, ...]:
     return tuple(batch if size is None else size for size in shape)
-
-
-def _written(shape: Sequence[int | None]) -> str:
-    return ", ".join("any" if size is None else str(size) for size in shape)

@@ -1,5 +1,6 @@
 """Where a PyTorch program spends its time, operator by operator, by PyTorch's own profiler."""
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -32,7 +33,7 @@ def profiled(step: Callable[[], object], module: nn.Module | None, *, device: st
     with _marked(module):
         for _ in range(PROFILE_WARM_UP):
             step()
-        with profile(activities=activities) as profiler:
+        with _no_words(), profile(activities=activities) as profiler:
             for _ in range(PROFILED_RUNS):
                 with record_function(RUN):
                     step()
@@ -70,6 +71,19 @@ def _marked(module: nn.Module | None) -> Generator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _no_words() -> Generator[None]:
+    """Within the block nothing reaches standard error, where the profiler's C++ code writes of its start and end."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _enters(ranges: list[Any], path: str) -> Callable[..., None]:

@@ -155,8 +155,9 @@ def runtime_lines(kinds: Mapping[str, type[Target]], able: dict[tuple[str, str],
         for device in get_args(kind.model_fields["device"].annotation):
             problem = _problem(kind, name, device)
             able[name, device] = problem is None
-            installed = "".join(f" ({package} {number})" for package, number in _versions(kind))
-            words = f"can build and run here{installed}" if problem is None else f"no{installed}: {problem}"
+            installed = ", ".join(f"{package} {number}" for package, number in _versions(kind))
+            behind = f" ({installed})" if installed else ""
+            words = f"can build and run here{behind}" if problem is None else f"no{behind}: {problem}"
             yield f"runtime    {name} {device}: {words}"
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
-from ..export.deliver import BuiltEngine
 from ..export.machine import machine_facts
 from ..export.measurement import EngineMeasurement, Machine
 from ..export.target import Target, scheme_of
@@ -14,7 +13,7 @@ from .plan import Step
 from .progress import Progress
 from .report import Report, StepReport
 from .run_engines import Finished, RunEngines
-from .run_folder import RunFolder, Stale
+from .run_folder import Reuse, RunFolder
 from .views.files import report_files
 
 
@@ -33,9 +32,7 @@ def add_engines(
         teacher, made = (_taken(files, each) for each in (run.report.steps[0], chosen))
         _demand_quantized(made.artifact, chosen, targets)
         found = tuple(
-            _told(engines.measured(made, target, precision, baseline).engine, run, chosen)
-            for target, baseline in _baselines(engines, teacher, targets)
-            for precision in target.precision
+            _told(engine, run, chosen) for target in targets for engine in _measured(engines, teacher, made, target)
         )
         for name, text in report_files(_with(run.report, found)).items():
             files.write_file(name, text)
@@ -46,19 +43,20 @@ def _taken(files: RunFolder, step: StepReport) -> Finished:
     """A step as the run left it, whichever potstill made it."""
     part = f"{step.name}/artifact"
     made_from = files.recorded(part)
-    state = Stale("it is not there") if made_from is None else files.state(part, made_from)
-    if made_from is None or isinstance(state, Stale):
-        reason = state.reason if isinstance(state, Stale) else ""
-        raise RunFolderError(f"{files.path / part}: {reason}; `potstill run` with the run's recipe makes it anew")
-    number, _, name = step.name.partition("-")
-    return Finished.load(Step(int(number), name, None, made_from), state.path)
+    reason = "is not there"
+    if made_from is not None:
+        state = files.state(part, made_from)
+        if isinstance(state, Reuse):
+            number, _, name = step.name.partition("-")
+            return Finished.load(Step(int(number), name, None, made_from), state.path)
+        reason = state.reason
+    raise RunFolderError(f"{files.path / part}: {reason}; `potstill run` with the run's recipe makes it anew")
 
 
-def _baselines(
-    engines: RunEngines, teacher: Finished, targets: Sequence[Target]
-) -> Iterator[tuple[Target, BuiltEngine]]:
-    for target in targets:
-        yield target, engines.built(teacher, target, "fp32")
+def _measured(engines: RunEngines, teacher: Finished, made: Finished, target: Target) -> Iterator[EngineMeasurement]:
+    baseline = engines.built(teacher, target, "fp32")
+    for precision in target.precision:
+        yield engines.with_scenarios(engines.measured(made, target, precision, baseline).engine, made, target)
 
 
 def _demand_quantized(artifact: Artifact, step: StepReport, targets: Sequence[Target]) -> None:

@@ -149,7 +149,10 @@ def _entry(
     layers = None
     if request.layers:
         say(f"profiles the layers of {name}")
-        layers = target.operator_times(path, next(iter(opened.inputs.values())))
+        try:
+            layers = target.operator_times(path, next(iter(opened.inputs.values())))
+        except ExportError as error:
+            say(f"no layers of {name}: {error}")  # what was timed before is not worth less
     offline, server = _scenarios(request, name, opened, say)
     return ProfiledEngine(
         name=name,

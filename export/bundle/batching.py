@@ -35,6 +35,8 @@ def batching_of(engine: EngineMeasurement) -> Batching:
     enough = min(batch for batch, reached in throughput.items() if reached >= ENOUGH * best)
     knee = enough if engine.offline is None else engine.offline.knee
     told = f"batch {knee} reaches {throughput[knee]:,.0f} samples/s of the best {best:,.0f}"
+    if knee == largest:
+        told += "; larger ones were not measured, and may reach more"
     if knee == 1:
         return Batching(largest, None, None, f"{told}: waiting for company would gain little")
     return Batching(largest, knee, round(1e6 * knee / throughput[knee]), told)

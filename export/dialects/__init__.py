@@ -12,6 +12,7 @@ from .graph import (
 )
 from .onnxruntime_cpu import for_onnxruntime_cpu
 from .onnxruntime_cuda import for_onnxruntime_cuda
+from .openvino import for_openvino
 
 __all__ = [
     "LAYER_OPERATORS",
@@ -19,6 +20,7 @@ __all__ = [
     "drop_unused",
     "for_onnxruntime_cpu",
     "for_onnxruntime_cuda",
+    "for_openvino",
     "inferred_shapes",
     "initializers",
     "is_in_groups",

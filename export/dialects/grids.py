@@ -39,6 +39,13 @@ def rectified_from_zero(graph: "GraphProto") -> None:
             moved.add(node.output[0])
 
 
+def signed_where_symmetric(graph: "GraphProto") -> None:
+    """Turn uint8 codes around zero point 128 into int8 ones with zero point 0; other grids stay."""
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and _zero_point(graph, node) == SYMMETRIC_ZERO_POINT:
+            node.input[2] = _constant(graph, SIGNED_ZERO)
+
+
 def signed(graph: "GraphProto") -> None:
     """Turn the activations' uint8 codes into int8 ones with zero point 0.
 
@@ -82,11 +89,13 @@ def _zero_point_type(graph: "GraphProto", node: "NodeProto") -> int | None:
 
 
 def _zero_point(graph: "GraphProto", node: "NodeProto") -> int | None:
-    """The one zero point of an activation; None for int8 grids."""
+    """The one zero point of an activation; None for int8 grids, and for those of weights in groups."""
     import onnx
 
     tensor = initializers(graph)[node.input[2]]
-    return int(onnx.numpy_helper.to_array(tensor)) if tensor.data_type == onnx.TensorProto.UINT8 else None
+    if tensor.data_type != onnx.TensorProto.UINT8 or tensor.dims:
+        return None
+    return int(onnx.numpy_helper.to_array(tensor))
 
 
 def _constant(graph: "GraphProto", name: str) -> str:

@@ -109,8 +109,8 @@ def _demand_session(ort: Any) -> None:
     options.log_severity_level = FATAL
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=[PROVIDERS["tensorrt"]])
-        reason = "it took another one without saying why"
     except Exception as error:  # ONNX Runtime's exceptions have no public base class
         raise ExportError(f"ONNX Runtime makes no session with TensorRT: {error}\n{_mend('tensorrt')}") from error
-    if session.get_providers()[0] != PROVIDERS["tensorrt"]:
-        raise ExportError(f"ONNX Runtime makes no session with TensorRT: {reason}\n{_mend('tensorrt')}")
+    chosen = session.get_providers()[0]
+    if chosen != PROVIDERS["tensorrt"]:
+        raise ExportError(f"ONNX Runtime takes {chosen} instead of TensorRT without saying why\n{_mend('tensorrt')}")

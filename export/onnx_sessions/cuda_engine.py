@@ -1,7 +1,6 @@
 """A session on an NVIDIA GPU: buffers that stay there, a stream of its own, and the runs captured as CUDA graphs."""
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import ExportError
 from ..device_clock import event_timed
+from ..device_memory import DeviceMemory
 from ..engine import Array
 from .cuda import demand_cuda
 from .engine import Engine
@@ -41,15 +41,15 @@ class CudaEngine(Engine):
         self._captures = False
         self._graphs = 0
         self._stream: Any = None
-        self._device_bytes = 0
+        self._memory = DeviceMemory()
         self._timed_options: Any = None
 
     def __enter__(self) -> Self:
         demand_cuda(self._settings.provider)
         import torch
 
-        self._stream = torch.cuda.Stream()
-        with self._counted():
+        with self._memory.counted():
+            self._stream = torch.cuda.Stream()
             self._session = self._opened()
         return self
 
@@ -78,17 +78,6 @@ class CudaEngine(Engine):
         option = "trt_cuda_graph_enable" if settings.provider == "tensorrt" else "enable_cuda_graph"
         return replace(settings, options={**settings.options, option: "1"})
 
-    @contextmanager
-    def _counted(self) -> Generator[None]:
-        """Count what the block takes of the GPU's memory as this engine's; processes that time engines take turns."""
-        import torch
-
-        torch.cuda.synchronize()
-        before = torch.cuda.mem_get_info()[0]
-        yield
-        torch.cuda.synchronize()
-        self._device_bytes += before - torch.cuda.mem_get_info()[0]
-
     def _run_options(self) -> Any:
         options = onnxruntime().RunOptions()
         options.add_run_config_entry("gpu_graph_id", NO_GRAPH)
@@ -96,7 +85,7 @@ class CudaEngine(Engine):
 
     def bind(self, inputs: Mapping[str, Array]) -> None:
         """Copy the inputs to the GPU, make room for outputs there, warm up, and capture the run if that is wanted."""
-        with self._counted():
+        with self._memory.counted():
             self._bind_on("cuda", inputs)
             self._graphs += 1
             self._timed_options = self._asynchronous_options()
@@ -137,7 +126,7 @@ class CudaEngine(Engine):
 
     def device_memory_bytes(self) -> int:
         """What the session took of the GPU's memory, for all that was bound so far; without CUDA's own context."""
-        return self._device_bytes
+        return self._memory.taken_bytes
 
     def bound_outputs(self) -> list[Array]:
         """What the last run on the bound buffers wrote, copied to the host."""

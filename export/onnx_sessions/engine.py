@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import ExportError
 from ..engine import Array, EngineDescription
+from ..fitting import Taken, demand_fitting
 from .session import (
     CPU,
-    NUMPY_TYPES,
     SessionSettings,
     brief,
     loaded,
@@ -23,7 +23,6 @@ from .session import (
     opened,
     shape_of,
     type_name,
-    written,
 )
 
 if TYPE_CHECKING:
@@ -79,21 +78,11 @@ class Engine:
         return None
 
     def _check(self, inputs: Mapping[str, Array]) -> None:
-        wanted = {entry.name: entry for entry in self._session.get_inputs()}
-        if set(inputs) != set(wanted):
-            raise ExportError(
-                f"{self._file} takes the inputs {', '.join(wanted)}; given were {', '.join(inputs) or 'none'}"
-            )
-        for name, array in inputs.items():
-            dtype, shape = NUMPY_TYPES.get(wanted[name].type), shape_of(wanted[name])
-            fits = len(shape) == array.ndim and all(
-                size in (None, given) for size, given in zip(shape, array.shape, strict=False)
-            )
-            if not fits or (dtype is not None and array.dtype != dtype):
-                expected = f"{type_name(wanted[name])} ({written(shape)})"
-                raise ExportError(
-                    f"{self._file}: input {name} takes {expected}; given was {array.dtype} ({written(array.shape)})"
-                )
+        demand_fitting(
+            self._file,
+            {entry.name: Taken(type_name(entry), shape_of(entry)) for entry in self._session.get_inputs()},
+            inputs,
+        )
 
     def bind(self, inputs: Mapping[str, Array]) -> None:
         """Bind copies of the inputs, and outputs of the shapes that one run gives."""

@@ -1,6 +1,6 @@
 """Opening a session: by which provider, with which options, and in words what went wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -134,11 +134,6 @@ def type_name(entry: Any) -> str:
     """As NumPy calls it, or ONNX Runtime where NumPy has no such type."""
     dtype = NUMPY_TYPES.get(entry.type)
     return str(entry.type) if dtype is None else np.dtype(dtype).name
-
-
-def written(shape: Sequence[int | None]) -> str:
-    """For messages, such as ``any, 3, 32, 32``."""
-    return ", ".join("any" if size is None else str(size) for size in shape)
 
 
 def brief(error: Exception) -> str:

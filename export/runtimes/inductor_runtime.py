@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
@@ -22,8 +22,8 @@ from ..target import HALF, Made, Source, Target
 if TYPE_CHECKING:  # torch takes seconds to import, and this module is imported to list the runtimes
     from torch import Tensor, nn
 
-    from ..inductor_package import Manifest
-    from ..torch_engine import Program, TorchEngine
+    from ..torch_engine import TorchEngine
+    from ..torch_program import Program
 
 FILE = "model.pt2"
 SLOW_HALF = (
@@ -49,17 +49,23 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
     """The model exported with a free batch and compiled to a shared library for this machine's processor or GPU."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
+    packages: ClassVar[tuple[str, ...]] = ("torch", "triton")
     runtime: Literal["inductor"] = "inductor"
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
-    cuda_graph: bool = False
-    """Time a recording of all kernels, which the host starts at once, instead of one kernel after the other."""
+    cuda_graph: bool = True
+    """On CUDA: time a recording of all kernels, which the host starts at once, instead of one after the other."""
 
     @model_validator(mode="after")
-    def _graphs_are_of_gpus(self) -> Self:
-        if self.cuda_graph and self.device != "cuda":
-            raise ValueError("cuda_graph needs device: cuda")
+    def _only_what_the_device_knows(self) -> Self:
+        if self.device == "cpu" and not self.cuda_graph:
+            raise ValueError("only `device: cuda` knows cuda_graph")
         return self
+
+    @property
+    def label(self) -> str:
+        """Such as ``inductor cuda ungraphed``: what changes an engine's numbers tells targets apart."""
+        return super().label + ("" if self.cuda_graph else " ungraphed")
 
     def build_settings(self) -> dict[str, JsonValue]:
         """With what a package is bound to: the version of PyTorch, and the processor or the GPU."""
@@ -76,7 +82,7 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
 
     def measure_settings(self) -> dict[str, JsonValue]:
         """With how the kernels are started."""
-        return super().measure_settings() | {"cuda_graph": self.cuda_graph}
+        return super().measure_settings() | ({"cuda_graph": self.cuda_graph} if self.device == "cuda" else {})
 
     def check(self) -> None:
         """Raise MissingDependency without a C++ compiler (for CUDA also its headers and Triton), ExportError else."""
@@ -90,7 +96,7 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
 
     def make(self, source: Source, precision: str, folder: Path) -> Made:
         """Compile the artifact's float model into ``model.pt2`` and run it once on the device."""
-        from ..torch_engine import DTYPES
+        from ..torch_program import DTYPES
 
         if precision not in DTYPES:
             raise ExportError(
@@ -101,16 +107,33 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         example = source.data.example()
         package = self._compiled(source.artifact.model, example, precision)
         write_atomically(folder / FILE, package)
-        with self.open(folder / FILE) as engine:
-            engine.run({name: tensor.numpy() for name, tensor in example.items()})
+        self._prove(folder / FILE, {name: tensor.numpy() for name, tensor in example.items()})
         return Made(folder / FILE)
+
+    def _prove(self, file: Path, inputs: Mapping[str, Array]) -> None:
+        """Run the package once in a process of its own: code that was just compiled may end the one it runs in."""
+        from ..engine_process import EngineProcess
+
+        try:
+            with EngineProcess(self, file) as process:
+                process.bind(inputs)
+        except ExportError as error:
+            file.unlink()
+            raise ExportError(
+                f"{self.label}: what Inductor compiled does not run: {error}\n"
+                "Mend: another version of PyTorch, or another runtime for this target."
+            ) from error
 
     def open(self, file: Path) -> "TorchEngine":
         """A package that was compiled for this device."""
         from ..torch_engine import TorchEngine
 
         return TorchEngine(
-            file, lambda: self._program(file), device=self.device, threads=self.threads, cuda_graph=self.cuda_graph
+            file,
+            lambda: self._program(file),
+            device=self.device,
+            threads=self.threads,
+            cuda_graph=self.cuda_graph and self.device == "cuda",
         )
 
     def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:
@@ -138,42 +161,44 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
         from ...pipeline.sharing import plain
         from ..inductor_package import METADATA, Manifest
         from ..onnx_file import OUTPUT
-        from ..torch_engine import InPrecision, Signature, exact_float32
+        from ..torch_engine import exact_float32
+        from ..torch_program import InPrecision, Signature
 
         model = plain(model)
         signature = Signature.of(InPrecision(model, "fp32"), inputs, precision, OUTPUT)
         metadata = {METADATA: Manifest.here(signature, self.device).model_dump_json()}
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         with exact_float32():
-            return compiled(InPrecision(model, precision).to(self.device), moved, self.device, metadata)
+            return compiled(InPrecision(model, precision).to(self.device), moved, self.device, precision, metadata)
 
     def _program(self, file: Path) -> "Program":
         import torch
 
         from ..inductor_package import kernels, read_manifest
-        from ..torch_engine import Program, brief
+        from ..torch_program import Program, brief
 
-        manifest: Manifest = read_manifest(file)
+        manifest = read_manifest(file)
         manifest.demand_here(file, self.device)
+        # `torch._inductor.aoti_load_package` ends in this class, and imports the compiler before: 100 MB that no engine
+        # needs. One caller at a time, so no locks between threads, which a CUDA graph could not hold.
+        loader: Any = cast(Any, torch)._C._aoti.AOTIModelPackageLoader
         try:
-            with quiet(*LOGGERS):
-                # One caller at a time: the locks between threads are not needed, and no CUDA graph could hold them.
-                package = _inductor().aoti_load_package(str(file), run_single_threaded=True)
+            run: Callable[[list[Tensor]], list[Tensor]] = loader(str(file), "model", True, 1, -1).run
         except Exception as error:  # whatever the dynamic linker and PyTorch's loader raise
             raise ExportError(
                 f"PyTorch {torch.__version__} cannot load {file}: {brief(error)}\nMend: run again."
             ) from error
-        # Without the tree of arguments that a call of the package itself reads from JSON every time.
-        run: Callable[[list[Tensor]], list[Tensor]] = package.loader.run
         return Program(manifest.signature, lambda inputs: run(list(inputs))[0], lambda _: kernels(file))
 
 
-def compiled(model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, metadata: Mapping[str, str]) -> bytes:
-    """The package of a model in eval mode, its batch free; ExportError when torch.export or Inductor refuses it."""
+def compiled(
+    model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, precision: str, metadata: Mapping[str, str]
+) -> bytes:
+    """The package of a model that was cast, its batch free; ExportError when torch.export or Inductor refuses it."""
     import torch
 
     from ...pipeline.quantization import dynamic_batch
-    from ..torch_engine import brief
+    from ..torch_program import brief, cast_hint
 
     # torch.export takes batch sizes 0 and 1 for constants.
     example = tuple(tensor if len(tensor) > 1 else torch.cat([tensor, tensor]) for tensor in inputs.values())
@@ -182,8 +207,11 @@ def compiled(model: "nn.Module", inputs: "Mapping[str, Tensor]", device: str, me
             program = torch.export.export(model, example, dynamic_shapes=dynamic_batch(model, inputs))
         except Exception as error:  # torch.export's errors have no common base class
             raise ExportError(
-                f"torch.export cannot capture this model: {brief(error)}\n"
-                "Mend: no Python branches on tensor values and no batch size written into the code."
+                f"torch.export cannot capture this model: {brief(error)}"
+                + (
+                    cast_hint(error, precision)
+                    or "\nMend: no Python branches on tensor values and no batch size in code."
+                )
             ) from error
         return _packaged(program, Path(scratch), _settings(device, metadata))
 
@@ -192,7 +220,7 @@ def _packaged(program: Any, scratch: Path, settings: dict[str, object]) -> bytes
     """Compile with a cache of its own: nothing of another build is taken for this one, and nothing is left behind."""
     from torch._inductor.utils import fresh_cache
 
-    from ..torch_engine import brief
+    from ..torch_program import brief
 
     package = scratch / FILE
     try:

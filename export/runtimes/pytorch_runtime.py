@@ -15,7 +15,8 @@ from ..target import HALF, Made, Source, Target
 if TYPE_CHECKING:  # torch takes seconds to import, and this module is imported to list the runtimes
     from torch import nn
 
-    from ..torch_engine import Program, Signature, TorchEngine
+    from ..torch_engine import TorchEngine
+    from ..torch_program import Program, Signature
 
 FILE, BLUEPRINT = "model.safetensors", "blueprint.json"
 METADATA = "potstill.engine"
@@ -42,19 +43,26 @@ class PyTorchTarget(Target, frozen=True, extra="forbid"):
     """The float model rebuilt from its blueprint and run as it is, operator by operator; opening it takes potstill."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
+    packages: ClassVar[tuple[str, ...]] = ("torch",)
     runtime: Literal["pytorch"] = "pytorch"
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
     channels_last: bool = False
-    """Convolutions' weights, and so all maps, in the order (B, H, W, C). Models that call `view` on maps cannot."""
+    """Convolutions' weights, and so all maps, in the order (B, H, W, C). Off as code that calls `view` on maps then
+    fails; on a CPU it made ResNets up to 1.2 times as fast in fp32, and 1.4 to 2.1 times in bf16."""
     cuda_graph: bool = False
-    """Time a recording of all kernels, which the host starts at once, instead of one operator after the other."""
+    """On CUDA: time a recording of all kernels, which the host starts at once, instead of one after the other."""
 
     @model_validator(mode="after")
-    def _graphs_are_of_gpus(self) -> Self:
-        if self.cuda_graph and self.device != "cuda":
-            raise ValueError("cuda_graph needs device: cuda")
+    def _only_what_the_device_knows(self) -> Self:
+        if self.device == "cpu" and self.cuda_graph:
+            raise ValueError("only `device: cuda` knows cuda_graph")
         return self
+
+    @property
+    def label(self) -> str:
+        """Such as ``pytorch cuda nhwc graphed``: what changes an engine's numbers tells targets apart."""
+        return super().label + (" nhwc" if self.channels_last else "") + (" graphed" if self.cuda_graph else "")
 
     def measure_settings(self) -> dict[str, JsonValue]:
         """With how the model is laid out and started."""
@@ -71,7 +79,8 @@ class PyTorchTarget(Target, frozen=True, extra="forbid"):
     def make(self, source: Source, precision: str, folder: Path) -> Made:
         """Save the artifact with weights of the precision, and run it once on the device."""
         from ..onnx_file import OUTPUT
-        from ..torch_engine import DTYPES, InPrecision, Signature, demand_device, demand_precision
+        from ..torch_engine import demand_device, demand_precision
+        from ..torch_program import DTYPES, InPrecision, Signature
 
         if precision not in DTYPES:
             raise ExportError(
@@ -113,7 +122,8 @@ class PyTorchTarget(Target, frozen=True, extra="forbid"):
 
     def _program(self, file: Path) -> "Program":
         from ...pipeline.sharing import plain
-        from ..torch_engine import InPrecision, Program, demand_precision, operators_called
+        from ..torch_engine import demand_precision
+        from ..torch_program import InPrecision, Program, operators_called
 
         signature = _signature(file)
         demand_precision(self.runtime, self.device, (signature.precision,))
@@ -130,7 +140,7 @@ def _save_weights(model: "nn.Module", signature: "Signature", file: Path) -> Non
     from safetensors.torch import save
 
     from ...pipeline.files import write_atomically
-    from ..torch_engine import DTYPES
+    from ..torch_program import DTYPES
 
     dtype = DTYPES[signature.precision]
     state = {
@@ -146,7 +156,7 @@ def _signature(file: Path) -> "Signature":
     """From the header of the weights' file."""
     from safetensors import SafetensorError, safe_open
 
-    from ..torch_engine import Signature
+    from ..torch_program import Signature
 
     if not file.is_file():
         raise ExportError(f"there is no engine file {file}; run again to build it")

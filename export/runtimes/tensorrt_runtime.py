@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, JsonValue
 from ...pipeline.errors import ExportError, PotstillError
 from ...pipeline.files import write_atomically
 from ..measurement import Audit, OperatorTime
-from ..target import FLOAT, HALF, INT8, Made, OnnxTarget, Source
+from ..target import FLOAT, HALF, INT8, Made, OnnxTarget, Source, scheme_of
 from ..tensorrt.manifest import Device, Manifest, demand_precision
 from ..tensorrt.plan import BuildPlan, HardwareCompatibility, Range
 
@@ -36,6 +36,7 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
     """An engine for one GPU and one version of TensorRT, with its manifest and its ONNX file beside it."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".engine", ".plan")
+    packages: ClassVar[tuple[str, ...]] = ("tensorrt",)
     runtime: Literal["tensorrt"] = "tensorrt"
     device: Literal["cuda"] = "cuda"
     precision: Annotated[tuple[Literal["fp32", "fp16", "bf16", "int8", "fp8"], ...], Field(min_length=1)] = ("fp32",)
@@ -77,7 +78,8 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
         from ..tensorrt.native.device import this_device
 
         here = this_device()
-        for precision in self.precision:
+        quantized = any(scheme_of(precision) is not None for precision in self.precision)
+        for precision in (*self.precision, *((self.floats,) if quantized else ())):
             demand_precision(here, precision)
 
     def graph(self, source: Source, precision: str) -> "tuple[ModelProto, tuple[str, ...]]":
@@ -113,11 +115,13 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
 
         A graph as `exported` makes it for int8, of a single layer, is brought into TensorRT's form first.
         """
+        from ..tensorrt.engine_files import nothing_left_of_failure
         from ..tensorrt.onnx_beside import FILE
 
         written = folder / FILE
-        write_atomically(written, self._in_form(model, precision).SerializeToString(deterministic=True))
-        return self._built(written, precision)
+        with nothing_left_of_failure(written):
+            write_atomically(written, self._in_form(model, precision).SerializeToString(deterministic=True))
+            return self._built(written, precision)
 
     def _in_form(self, model: "ModelProto", precision: str) -> "ModelProto":
         from ..dialects.tensorrt import for_tensorrt, is_in_exported_form
@@ -130,10 +134,15 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
         return form if self.floats == FLOAT else in_half(form, self.floats, {}).model
 
     def from_file(self, file: Path, folder: Path) -> Path:
-        """The engine of an ONNX file that someone else made, in the types that it has."""
+        """The engine of an ONNX file that someone else made, in the types that it has; a copy of the file is kept."""
+        from ..tensorrt.engine_files import nothing_left_of_failure
         from ..tensorrt.onnx_beside import copied
 
-        return self._built(copied(file, folder), AS_GIVEN)
+        copies = copied(file, folder)
+        if not copies:
+            return self._built(file, AS_GIVEN)
+        with nothing_left_of_failure(*copies):
+            return self._built(copies[0], AS_GIVEN)
 
     def plan(self, model: "ModelProto") -> BuildPlan:
         """What the builder is told of a graph; ExportError where free dimensions have no range."""
@@ -150,21 +159,17 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
         )
 
     def _built(self, onnx: Path, precision: str) -> Path:
-        from ..tensorrt.engine_files import built_beside, remove_leftovers
+        from ..tensorrt.engine_files import ENGINE, build_beside
         from ..tensorrt.onnx_beside import read_onnx
 
-        try:
-            return built_beside(onnx, self.plan(read_onnx(onnx)), precision, self.timing_cache)
-        except PotstillError:
-            remove_leftovers(onnx)
-            raise
+        engine = onnx.with_name(ENGINE)
+        build_beside(onnx, engine, self.plan(read_onnx(onnx)), precision, self.timing_cache)
+        return engine
 
     def open(self, file: Path) -> "TensorRTEngine":
         """The engine in a file, held against its manifest when it is entered."""
-        from ..tensorrt.native.device import demand_library
         from ..tensorrt.native.execution import TensorRTEngine
 
-        demand_library()
         return TensorRTEngine(file, cuda_graph=self.cuda_graph)
 
     def files_of(self, file: Path) -> tuple[Path, ...]:
@@ -182,10 +187,12 @@ class TensorRTTarget(OnnxTarget, frozen=True, extra="forbid"):
 
     def operator_times(self, file: Path, inputs: "Mapping[str, Array]") -> tuple[OperatorTime, ...]:
         """Medians over the calls of one profiled run, without a CUDA graph."""
-        from ..tensorrt.inspection import engine_layers, operator_times_of
+        from ..tensorrt.inspection import engine_layers, has_details, operator_times_of
 
         with self.open(file) as engine:
-            return operator_times_of(engine.layer_times(inputs), engine_layers(engine.information()))
+            information = engine.information()
+            layers = engine_layers(information) if has_details(information) else ()
+            return operator_times_of(engine.layer_times(inputs), layers)
 
     def remarks(self, file: Path, precision: str) -> tuple[str, ...]:
         """What the builder said, and in which types the engine's layers hand their values on."""

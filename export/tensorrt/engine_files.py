@@ -1,12 +1,14 @@
 """An engine's files: the engine, its manifest, the ONNX file that it was built from and the builder's timing cache."""
 
 import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...pipeline.errors import ExportError
 from ...pipeline.files import write_atomically
 from ...pipeline.fingerprints import sha256_of
-from .manifest import Manifest, demand_precision, manifest_file, onnx_problem
+from .manifest import Manifest, demand_precision, onnx_problem
 from .onnx_beside import external_files, read_onnx
 from .plan import BuildPlan
 from .timing_cache import TimingCache
@@ -14,8 +16,8 @@ from .timing_cache import TimingCache
 ENGINE, CACHE = "model.engine", "model.timing"
 
 
-def built_beside(onnx: Path, plan: BuildPlan, precision: str, timing_cache: Path | None) -> Path:
-    """The engine of an ONNX file, built beside it: the manifest is written first, each is whole or not there."""
+def build_beside(onnx: Path, engine: Path, plan: BuildPlan, precision: str, timing_cache: Path | None) -> None:
+    """Build the engine of an ONNX file in its folder: the manifest is written first, each is whole or not there."""
     from .native.building import serialized_engine
     from .native.device import this_device
     from .native.loading import edges_of
@@ -41,10 +43,8 @@ def built_beside(onnx: Path, plan: BuildPlan, precision: str, timing_cache: Path
         timing_cache=None if timing_cache is None else str(timing_cache.absolute()),
         remarks=(*((known.refused,) if known.refused else ()), *built.remarks),
     )
-    engine = onnx.with_name(ENGINE)
     manifest.write(engine)
     write_atomically(engine, built.engine)
-    return engine
 
 
 def rebuild(file: Path | str) -> Path:
@@ -60,15 +60,17 @@ def rebuild(file: Path | str) -> Path:
     if problem is not None:
         raise ExportError(f"{engine} cannot be built again: {problem}.\nMend: export the model anew.")
     cache = None if manifest.timing_cache is None else Path(manifest.timing_cache)
-    built = built_beside(engine.with_name(manifest.onnx), manifest.plan, manifest.precision, cache)
-    if built != engine:  # renamed since
-        manifest_file(built).replace(manifest_file(engine))
-        built.replace(engine)
+    build_beside(engine.with_name(manifest.onnx), engine, manifest.plan, manifest.precision, cache)
     return engine
 
 
-def remove_leftovers(onnx: Path) -> None:
-    """After a build that failed: nothing of the engine stays, unless an older one is there."""
-    if not onnx.with_name(ENGINE).is_file():
-        for file in (onnx, onnx.with_name(CACHE), onnx.with_name(f"{CACHE}.json")):
-            file.unlink(missing_ok=True)
+@contextmanager
+def nothing_left_of_failure(onnx: Path, *others: Path) -> Generator[None]:
+    """Remove what was written for a build, the ONNX file first, when it fails; unless an older engine needs it."""
+    try:
+        yield
+    except BaseException:
+        if not onnx.with_name(ENGINE).is_file():
+            for file in (onnx, *others, onnx.with_name(CACHE), onnx.with_name(f"{CACHE}.json")):
+                file.unlink(missing_ok=True)
+        raise

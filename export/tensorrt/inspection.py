@@ -79,13 +79,29 @@ def engine_layers(information: str) -> tuple[EngineLayer, ...]:
 
     Raises ExportError where it is no such JSON, and where the engine tells nothing but names of its layers.
     """
-    layers = _loaded(information).get("Layers", [])
-    if any(isinstance(layer, str) for layer in layers):
+    layers = _listed(information)
+    if not has_details(information):
         raise ExportError(
             "the engine tells only the names of its layers: it was not built with detailed profiling verbosity.\n"
             "Mend: build it again from its ONNX file, which potstill does with that verbosity."
         )
     return tuple(_layer(cast(dict[str, Any], layer)) for layer in layers)
+
+
+def has_details(information: str) -> bool:
+    """Whether more than names is told of the layers; engines from elsewhere may be built without."""
+    return not any(isinstance(layer, str) for layer in _listed(information))
+
+
+def kinds(information: str) -> dict[str, int]:
+    """How many layers there are of each kind; of an engine without details, how many in all."""
+    if not has_details(information):
+        return {"layer": len(_listed(information))}
+    return dict(sorted(Counter(layer.kind for layer in engine_layers(information)).items()))
+
+
+def _listed(information: str) -> list[Any]:
+    return cast(list[Any], _loaded(information).get("Layers", []))
 
 
 def _loaded(information: str) -> dict[str, Any]:

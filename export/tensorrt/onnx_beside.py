@@ -55,13 +55,14 @@ def _tensors(graph: "GraphProto") -> "list[TensorProto]":
     return [*graph.initializer, *constants, *(tensor for each in inner for tensor in _tensors(each))]
 
 
-def copied(file: Path, folder: Path) -> Path:
-    """A copy of an ONNX file as ``model.onnx`` in a folder, with the files of its weights; the file itself if there."""
+def copied(file: Path, folder: Path) -> tuple[Path, ...]:
+    """Copies of an ONNX file, as ``model.onnx``, and of the files of its weights; none where it lies in that folder."""
     beside = external_files(read_onnx(file), file.parent)
     if file.parent.resolve() == folder.resolve():
-        return file
+        return ()
+    made = [Path(shutil.copyfile(file, folder / FILE))]
     for each in beside:
         place = folder / each.relative_to(file.parent)
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(each, place)
-    return Path(shutil.copyfile(file, folder / FILE))
+        made.append(Path(shutil.copyfile(each, place)))
+    return tuple(made)

@@ -40,7 +40,7 @@ class Contender:
     label: str
     """Where it comes from, in words, such as ``A digits``."""
     name: str
-    """What it is there: the step that made it, or the profiled file."""
+    """What it is there: the step that made it, or what the profile calls the file."""
     target: str
     """Such as ``onnxruntime cpu int8``."""
     machine: Machine
@@ -182,8 +182,8 @@ class Profiled:
             mark = f"{self.letter}{number}"
             yield Contender(
                 mark=mark,
-                label=f"{mark} {entry.name}",
-                name=entry.file,
+                label=f"{mark} {Path(entry.file).name}",
+                name=entry.name,
                 target=entry.target,
                 machine=self.machine,
                 threads=entry.threads,

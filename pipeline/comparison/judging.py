@@ -1,6 +1,7 @@
 """Whether an engine is as ``--fail-if`` demands, for continuous integration."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from ...export.measurement import Latency
@@ -120,5 +121,8 @@ def _counterpart(engine: Contender, baseline: Sequence[Contender]) -> Contender 
     """What a profiled file is told from: the one called and run like it. A run has one main engine."""
     if len(baseline) == 1:
         return baseline[0]
-    key = (engine.label.partition(" ")[2], engine.target, engine.threads)
-    return next((each for each in baseline if (each.label.partition(" ")[2], each.target, each.threads) == key), None)
+    alike = [each for each in baseline if (each.target, each.threads) == (engine.target, engine.threads)]
+    found = [each for each in alike if each.name == engine.name]
+    # Files of one name that lie in different folders are called by their paths, which another machine need not have.
+    found = found or [each for each in alike if Path(each.file).name == Path(engine.file).name]
+    return found[0] if len(found) == 1 else None

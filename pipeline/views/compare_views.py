@@ -6,7 +6,7 @@ from typing import IO
 from ..comparison.compare import Compared
 from ..comparison.contender import Run
 from ..comparison.record import FILE, ComparisonRecord
-from . import compare_tables, layer_tables, pareto_table, wording
+from . import compare_details, compare_tables, layer_tables, pareto_table, wording
 from .compare_cells import machine_mark, told_of
 from .html import Chart, in_both_forms, render, scatter_chart
 from .markdown import escaped, table_markdown
@@ -37,7 +37,7 @@ def print_comparison(compared: Compared, stream: IO[str] | None = None) -> None:
     finals = compare_tables.finals_table(compared)
     titles = [column.title for column in finals.columns]
     console.print(table_view(finals.only(*titles[:4], "Speedup", "File")))
-    for table in (compare_tables.differences_table(compared), compare_tables.settings_table(compared)):
+    for table in (compare_tables.differences_table(compared), compare_details.settings_table(compared)):
         if table.rows:
             console.print(table_view(table))
     for sentence in filter(None, (pareto_table.front_sentence(compared), *layer_tables.layer_sentences(compared))):
@@ -68,13 +68,13 @@ def _tables(compared: Compared) -> Iterator[Table]:
         compare_tables.judgements_table(compared),
         compare_tables.finals_table(compared),
         compare_tables.differences_table(compared),
-        compare_tables.goals_table(compared),
+        compare_details.goals_table(compared),
         pareto_table.pareto_table(compared),
-        compare_tables.steps_table(compared),
-        compare_tables.engines_table(compared),
-        compare_tables.settings_table(compared),
-        compare_tables.machines_table(compared),
-        compare_tables.sources_table(compared),
+        compare_details.steps_table(compared),
+        compare_details.engines_table(compared),
+        compare_details.settings_table(compared),
+        compare_details.machines_table(compared),
+        compare_details.sources_table(compared),
     ):
         if table.rows:
             yield table
@@ -93,18 +93,18 @@ def comparison_html(compared: Compared) -> str:
         judgements=compare_tables.judgements_table(compared),
         finals=compare_tables.finals_table(compared),
         differences=compare_tables.differences_table(compared),
-        goals=compare_tables.goals_table(compared),
+        goals=compare_details.goals_table(compared),
         metric=told_of(compared, compared.runs[0].main[0]) if compared.runs else None,
         scatter=scatter_chart(points, "compare", compared.budgets) if points else None,
         pareto=pareto_table.pareto_table(compared),
         waterfalls=[(run, _waterfall(run, compared)) for run in compared.runs if run.report.steps[1:]],
-        steps=compare_tables.steps_table(compared),
+        steps=compare_details.steps_table(compared),
         layers=layer_tables.layer_sentences(compared),
         layer_tables=list(layer_tables.layer_tables(compared)),
-        engines=compare_tables.engines_table(compared),
-        settings=compare_tables.settings_table(compared),
-        machines=compare_tables.machines_table(compared),
-        sources=compare_tables.sources_table(compared),
+        engines=compare_details.engines_table(compared),
+        settings=compare_details.settings_table(compared),
+        machines=compare_details.machines_table(compared),
+        sources=compare_details.sources_table(compared),
         marks={source.letter: machine_mark(compared, source.machine) for source in compared.sources},
     )
 

@@ -51,7 +51,7 @@ targets:
   - {runtime: onnxruntime, precision: [int8]}
 """
 FLOAT = "{runtime: onnxruntime, precision: [fp32]}"
-TWO_THREADS = "{runtime: onnxruntime, precision: [fp32], threads: 2}"
+TWO_THREADS = "{runtime: onnxruntime, precision: [fp32], threads: 2, offline: {max_batch: 2}}"
 
 Output = pytest.CaptureFixture[str]
 
@@ -149,6 +149,7 @@ class TestExport:
         assert added["target"] == "onnxruntime cpu 2 threads fp32"
         assert added["parity"]["passed"]
         assert added["settings"]["threads"] == 2
+        assert [point["batch"] for point in added["offline"]["sweep"]] == [1, 2]
         assert added["latency"][0]["candidate"]["samples"] >= 10
         assert (run / added["file"]).is_file()
         assert "2 threads fp32" in (run / "report.html").read_text()

@@ -89,6 +89,8 @@ def test_a_measurement_holds_the_accuracy_of_the_engine_over_the_whole_test_spli
     assert measured.file_bytes == engine.path.stat().st_size
     assert comparison.candidate.samples >= 10
     assert comparison.interval.low <= comparison.ratio <= comparison.interval.high
+    assert measured.energy is not None  # measured, or the reason why not
+    assert (measured.device_latency, measured.device_states) == ((), None)  # on the CPU
     assert isinstance(measured.operators, tuple)
     assert {"conv1", "linear"} <= {operator.layer for operator in measured.operators}
     assert type(measured).model_validate_json(measured.model_dump_json()) == measured
@@ -99,7 +101,7 @@ def test_a_measurement_holds_the_accuracy_of_the_engine_over_the_whole_test_spli
     assert abs(measured.score.correct - int(Classification().values(outputs, inputs.target).sum())) <= (which == "int8")
 
 
-class Silent(OnnxRuntimeTarget, frozen=True):
+class Silent(OnnxRuntimeTarget):
     """A runtime that has no profile."""
 
     def operator_times(self, file: Path, inputs: Mapping[str, Array]) -> tuple[OperatorTime, ...]:

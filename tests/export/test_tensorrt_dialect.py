@@ -12,7 +12,7 @@ from potstill.export.dialects.tensorrt import TensorRTForm, for_tensorrt
 from potstill.export.dialects.tensorrt_rules import placement_problems
 from potstill.export.onnx_file import OnnxMetadata, exported
 from potstill.export.proof import proof_of, unrounded_activations
-from potstill.export.tensorrt_file import tensorrt_model, write_tensorrt_onnx
+from potstill.export.tensorrt_file import quantized_model, tensorrt_model, write_tensorrt_onnx
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.fake_quantization import FakeQuantizedModel
@@ -145,5 +145,11 @@ def test_families_compute_what_their_fake_quantized_models_do(family: str, tmp_p
     metadata = OnnxMetadata(recipe_hash="", stage="quantize", classes=data.classes)
     made = tensorrt_model(artifact, "fp16", data, metadata)
     assert made.proof.mean_relative < 1e-3
+    assert made.proof_in_half is not None
+    assert placement_problems(made.model) == []
+    if family in ("mobilenet_v3", "vit_fused_qkv"):
+        eight = quantized_model(artifact, "fp8", "fp16", data, metadata)
+        assert eight.proof.mean_relative < 1e-3
+        assert placement_problems(eight.model) == []
     reasons = "\n".join(made.remarks)
     assert ("LayerNormalization" in reasons) == (family in ("vit_fused_qkv", "text_encoder"))

@@ -233,6 +233,21 @@ class TestPartsThatDoNotFit:
             "a.yaml:12: targets: no target has int8, so what `quantize` does would be lost; add int8 to a `precision`"
         ]
 
+    def test_fp8_is_made_by_the_scheme_int8(self, written: Path) -> None:
+        gpu = SOUND.replace(
+            "runtime: onnxruntime, precision: [fp32, int8]", "runtime: tensorrt, precision: [fp32, fp8]"
+        )
+        written.write_text(gpu)
+        assert load_recipe(written).targets[0].precision == ("fp32", "fp8")
+        assert problems_of(gpu.replace("  - stage: quantize\n", ""), written) == [
+            "a.yaml:12: targets[0].precision: fp8 needs a `quantize` stage; add one to `stages`, or leave fp8 out"
+        ]
+        other = gpu.replace("- stage: quantize", "- {stage: quantize, scheme: int4_weights}")
+        assert problems_of(other, written)[0].endswith(
+            "fp8 needs a `quantize` stage with `scheme: int8`, and the recipe's has `scheme: int4_weights`; change one "
+            "of them"
+        )
+
     def test_an_engine_of_stored_weights_needs_that_scheme_and_the_other_way_round(self, written: Path) -> None:
         sound = SOUND.replace("- stage: quantize", "- {stage: quantize, scheme: int4_weights}").replace(
             "int8]", "int4_weights]"

@@ -1,6 +1,5 @@
 """Running an engine: buffers and streams are torch's, and what is timed is one CUDA graph."""
 
-from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from ....pipeline.errors import ExportError
 from ...engine import Array, EngineDescription
 from ..inputs import batches, input_problem, is_batched, largest_batch
-from ..inspection import engine_layers
+from ..inspection import kinds
 from ..manifest import TensorFacts
 from .loading import Loaded, loaded, sizes, tensor_facts, torch_type
 from .profiling import LayerTimes, engine_information
@@ -59,6 +58,7 @@ class TensorRTEngine:
         self._cuda_graph = cuda_graph
         self._engine: _Opened | None = None
         self._bound: _Bound | None = None
+        self._profiler: trt.IProfiler | None = None
 
     def __enter__(self) -> Self:
         engine = loaded(self._file)
@@ -114,7 +114,7 @@ class TensorRTEngine:
         """Copies of the inputs on the GPU and room for the outputs, at addresses that the context knows."""
         opened = self._opened
         with torch.cuda.stream(opened.stream):
-            held = {name: torch.from_numpy(np.array(array)).cuda() for name, array in inputs.items()}
+            held = {name: torch.from_numpy(np.array(array, order="C")).cuda() for name, array in inputs.items()}
             for name, tensor in held.items():
                 if not opened.context.set_input_shape(name, tuple(tensor.shape)):
                     raise opened.loaded.messages.failure(f"TensorRT refuses the shape of {name} for {self._file}")
@@ -221,12 +221,12 @@ class TensorRTEngine:
         times = LayerTimes()
         with _telling(f"TensorRT failed to profile {self._file}"):
             self._buffers(inputs)
-            self._opened.context.profiler = profiler = times.profiler()
+            self._profiler = times.profiler()
+            self._opened.context.profiler = self._profiler
             for _ in range(PROFILE_WARM_UP + PROFILED_RUNS):
                 # TensorRT reports when the run has ended, before this returns.
                 self._enqueue()
             self._opened.stream.synchronize()
-            del profiler
         return {name: calls[PROFILE_WARM_UP:] for name, calls in times.by_layer.items()}
 
     def information(self) -> str:
@@ -238,13 +238,12 @@ class TensorRTEngine:
         import tensorrt as trt
 
         opened = self._opened
-        kinds = Counter(layer.kind for layer in engine_layers(self.information()))
         return EngineDescription(
             provider=f"TensorRT {trt.__version__}",
             inputs={name: facts.shape for name, facts in opened.inputs.items()},
             input_types={name: facts.dtype for name, facts in opened.inputs.items()},
             outputs={name: facts.shape for name, facts in opened.outputs.items()},
-            operators=dict(sorted(kinds.items())),
+            operators=kinds(self.information()),
         )
 
 

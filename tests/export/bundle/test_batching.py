@@ -37,6 +37,11 @@ class TestBatching:
         assert (found.preferred, found.largest) == (8, 64)
         assert found.reason == "batch 8 reaches 4,500 samples/s of the best 5,000"
 
+    def test_a_throughput_that_still_rises_is_said_to(self) -> None:
+        assert batching_of(engine(b1=1000, b8=4000)).reason.endswith(
+            "larger ones were not measured, and may reach more"
+        )
+
     def test_a_query_waits_for_company_as_long_as_the_batch_then_computes(self) -> None:
         assert batching_of(engine(b1=1000, b8=4000)).delay_us == 2000
 

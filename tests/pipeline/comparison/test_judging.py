@@ -156,3 +156,10 @@ class TestRegression:
         assert [each.failed for each in found] == [False, True]
         assert "p50 went from 0.6 to 0.6 ms" in found[0].sentence
         assert "the baseline has no engine of that name and target" in found[1].sentence
+
+    def test_a_profile_of_one_file_is_told_from_a_run(self, samples: ModuleType, tmp_path: Path) -> None:
+        file = tmp_path / "profile.json"
+        file.write_text(samples.profile_text(p50_ms=0.3))
+        before = saved(tmp_path, "before", samples.sample_report())
+        (found,) = compared_as_asked([file], baseline=before, fail_if=["regression>5%"]).judgements
+        assert (found.failed, found.value) == (True, pytest.approx(0.173, abs=0.001))

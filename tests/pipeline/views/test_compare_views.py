@@ -9,7 +9,7 @@ from potstill.export.measurement import Interval
 from potstill.pipeline.comparison.compare import Compared, compare
 from potstill.pipeline.comparison.request import compared_as_asked
 from potstill.pipeline.report import Report
-from potstill.pipeline.views import compare_tables, layer_tables, pareto_table
+from potstill.pipeline.views import compare_details, compare_tables, layer_tables, pareto_table
 from potstill.pipeline.views.compare_views import comparison_html, comparison_markdown, print_comparison
 
 
@@ -33,8 +33,8 @@ class TestViews:
         comparison = pair(samples.sample_report(), samples.sample_report(on=samples.machine("Another Processor")))
         for table in (
             compare_tables.finals_table(comparison),
-            compare_tables.steps_table(comparison),
-            compare_tables.engines_table(comparison),
+            compare_details.steps_table(comparison),
+            compare_details.engines_table(comparison),
         ):
             titles = [column.title for column in table.columns]
             timed = [titles.index(title) for title in ("p50", "p99", "Speedup", "Throughput") if title in titles]
@@ -50,8 +50,8 @@ class TestViews:
         tables = [
             compare_tables.finals_table(comparison),
             compare_tables.differences_table(comparison),
-            compare_tables.steps_table(comparison),
-            compare_tables.engines_table(comparison),
+            compare_details.steps_table(comparison),
+            compare_details.engines_table(comparison),
             pareto_table.pareto_table(comparison),
             *layer_tables.layer_tables(comparison),
         ]
