@@ -75,6 +75,5 @@ def half_remark(model: "ModelProto", graph: RuntimeGraph, precision: str) -> str
             f"none of its {len(kernels)} convolutions and linear layers is computed in {precision}: OpenVINO has no "
             "such kernels for this processor and computes in float32; the file alone is smaller"
         )
-    return (
-        f"{so} of its {len(kernels)} convolutions and linear layers are computed in {precision}, the others in float32"
-    )
+    others = "" if so == len(kernels) else ", the others in float32"
+    return f"{so} of its {len(kernels)} convolutions and linear layers are computed in {precision}{others}"
