@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .measurement import Audit, OperatorTime
 
-MOVING = frozenset({"ReorderInput", "ReorderOutput", "Transpose", "QuantizeLinear", "DequantizeLinear", "Cast"})
-"""Operators that only bring values into another layout or number format."""
+MOVING = frozenset(
+    {"ReorderInput", "ReorderOutput", "Transpose", "QuantizeLinear", "DequantizeLinear", "Cast"}
+    | {"Reorder", "Convert", "FakeQuantize"}
+)
+"""Operators that only bring values into another layout or number format, by ONNX Runtime's words and OpenVINO's."""
 
 SLOWER_LAYERS = 3
 """How many of the layers that got slower are named."""

@@ -14,8 +14,9 @@ from ..pipeline.side_by_side import Part
 from .machine import machine_facts
 from .target import Target
 
-TIMING_CODE = tuple(
-    f"export.{name}" for name in ("dialects", "engine_worker", "latency", "onnx_file", "part_times", "runtimes")
+TIMING_CODE = (
+    *("export.dialects", "export.engine_worker", "export.latency", "export.onnx_file", "export.onnx_sessions"),
+    *("export.openvino", "export.part_times", "export.runtimes"),
 )
 """The modules whose change can change what a part's engine is, or how it is timed."""
 

@@ -7,6 +7,7 @@ from ..audit import RECURRENT, WeightedLayer, weighted_layers
 from ..measurement import Audit, LayerPrecision, LayerType
 from ..target import INT8
 from .runtime_graph import RuntimeGraph, RuntimeOperator
+from .session import ROUNDED_AT_ONCE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -54,7 +55,15 @@ def _why_float(layer: WeightedLayer, kernel: RuntimeOperator | None, asked: Laye
         return layer.unquantized
     if kernel is None:
         return "no operator of OpenVINO's graph names it, so it counts as float"
-    return f"OpenVINO runs it as {kernel} although its {'input and ' if asked == INT8 else ''}weight is quantized"
+    if asked != INT8:
+        return f"OpenVINO runs it as {kernel}: it reads stored weights only in groups that divide a layer's inputs"
+    return f"OpenVINO runs it as {kernel} although its input and weight are quantized"
+
+
+STORED_REMARK = (
+    "what layers with stored weights read is rounded to int8 as it comes, "
+    f"{ROUNDED_AT_ONCE} values at a time, where the processor has products of int8"
+)
 
 
 def half_remark(model: "ModelProto", graph: RuntimeGraph, precision: str) -> str:
@@ -66,6 +75,5 @@ def half_remark(model: "ModelProto", graph: RuntimeGraph, precision: str) -> str
             f"none of its {len(kernels)} convolutions and linear layers is computed in {precision}: OpenVINO has no "
             "such kernels for this processor and computes in float32; the file alone is smaller"
         )
-    return (
-        f"{so} of its {len(kernels)} convolutions and linear layers are computed in {precision}, the others in float32"
-    )
+    others = "" if so == len(kernels) else ", the others in float32"
+    return f"{so} of its {len(kernels)} convolutions and linear layers are computed in {precision}{others}"

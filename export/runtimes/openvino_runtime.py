@@ -11,7 +11,7 @@ from ...pipeline.errors import ExportError
 from ..engine import Array
 from ..measurement import Audit, LayerType, OperatorTime
 from ..openvino.session import BIN, ONNX, XML, demand_bf16, openvino
-from ..target import BF16, HALF, QUANTIZED, OnnxTarget
+from ..target import BF16, HALF, INT8, QUANTIZED, OnnxTarget
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -68,10 +68,12 @@ class OpenVinoTarget(OnnxTarget, frozen=True, extra="forbid"):
         return operator_times(file, inputs, threads=self.threads)
 
     def remarks(self, file: Path, precision: str) -> tuple[str, ...]:
-        """For fp16 and bf16: how many layers the processor really computes so."""
-        from ..openvino.precision_audit import half_remark
+        """In 16 bits, how many layers are really computed so; with stored weights, that what they read is rounded."""
+        from ..openvino.precision_audit import STORED_REMARK, half_remark
 
-        return (half_remark(*self._graphs(file), precision),) if precision in (HALF, BF16) else ()
+        if precision in (HALF, BF16):
+            return (half_remark(*self._graphs(file), precision),)
+        return (STORED_REMARK,) if precision in QUANTIZED and precision != INT8 else ()
 
     def audit(self, file: Path, precision: str) -> Audit | None:
         """Every layer's precision in the graph that OpenVINO executes; raises nothing where the share is low."""

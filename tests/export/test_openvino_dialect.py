@@ -1,0 +1,98 @@
+"""Facts about the graphs that OpenVINO is given: no zero points where none are needed, and the same numbers."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx.numpy_helper import to_array
+
+from potstill.export.dialects import for_openvino, initializers, is_in_groups
+from potstill.export.onnx_file import OnnxMetadata, exported
+from potstill.export.parity import numpy_inputs
+from potstill.export.proof import Unoptimised
+from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.data import Dataset
+
+GRIDS = "float s = {0.1}, uint8 z = {128}, uint8 other = {90}"
+
+
+def graph(body: str, constants: str = GRIDS) -> onnx.ModelProto:
+    """From `x` (N, 4) to `y`."""
+    return onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 21]> forms (float[N,4] x) => (float[N,4] y) <{constants}> {{ {body} }}'
+    )
+
+
+def zero_points(model: onnx.ModelProto) -> Counter[tuple[str, int]]:
+    """Type and value of each quantizer's."""
+    constants = initializers(model.graph)
+    used = (to_array(constants[node.input[2]]) for node in model.graph.node if node.op_type == "QuantizeLinear")
+    return Counter((values.dtype.name, int(values)) for values in used)
+
+
+def test_codes_of_symmetric_grids_have_zero_points_of_0_and_others_stay() -> None:
+    body = """
+        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  a = Relu(d)
+        aq = QuantizeLinear(a, s, z)  ad = DequantizeLinear(aq, s, z)  b = Sigmoid(ad)
+        bq = QuantizeLinear(b, s, other)  y = DequantizeLinear(bq, s, other)
+    """
+    model = graph(body)
+    form = for_openvino(model)
+    assert zero_points(form) == {("int8", 0): 1, ("uint8", 0): 1, ("uint8", 90): 1}
+    inputs = {"x": np.linspace(-20, 12, 40, dtype=np.float32).reshape(10, 4)}
+    assert np.array_equal(Unoptimised(form).run(inputs)["y"], Unoptimised(model).run(inputs)["y"])
+
+
+def test_an_exported_network_on_symmetric_grids_computes_the_same(
+    symmetric_artifact: Artifact, data: Dataset, metadata: OnnxMetadata
+) -> None:
+    model = exported(symmetric_artifact, "int8", data.example(), metadata)
+    form = for_openvino(model)
+    assert {zero for _, zero in zero_points(form)} == {0}
+    inputs = numpy_inputs(data.example(4))
+    theirs, ours = (Unoptimised(each).run(inputs)["logits"] for each in (model, form))
+    # Behind a ReLU, values above the largest that was calibrated for have codes of their own.
+    assert np.abs(ours - theirs).mean() < 0.01 * theirs.std()
+
+
+@pytest.mark.parametrize("zero", ["z", "other"])
+def test_a_constant_is_rounded_beforehand(zero: str) -> None:
+    body = f"""
+        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+        cq = QuantizeLinear(c, s, {zero})  cd = DequantizeLinear(cq, s, {zero})
+        y = Add(d, cd)
+    """
+    model = graph(body, f"{GRIDS}, float[4] c = {{0.17, -0.25, 99.0, -99.0}}")
+    form = for_openvino(model)
+    assert [node.op_type for node in form.graph.node] == ["QuantizeLinear", "DequantizeLinear", "Add"]
+    inputs = {"x": np.zeros((1, 4), np.float32)}
+    assert np.array_equal(Unoptimised(form).run(inputs)["y"], Unoptimised(model).run(inputs)["y"])
+
+
+@pytest.mark.parametrize(("width", "stays"), [(32, True), (40, False)])
+def test_weights_in_groups_that_do_not_divide_the_inputs_become_float(width: int, stays: bool) -> None:
+    groups = -(-width // 32)
+    draws = np.random.default_rng(0)
+    weights = {
+        "codes": draws.integers(0, 256, (4, width), np.uint8),
+        "scale": draws.uniform(0.01, 0.1, (4, groups)).astype(np.float32),
+        "zero": draws.integers(0, 256, (4, groups), np.uint8),
+    }
+    model = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["": 21]>
+        groups (float[N,{width}] x) => (float[N,4] y)
+        {{
+            w = DequantizeLinear<axis = 1, block_size = 32>(codes, scale, zero)
+            y = Gemm<transB = 1>(x, w)
+        }}
+        """
+    )
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(values, name) for name, values in weights.items())
+    form = for_openvino(model)
+    assert any(map(is_in_groups, form.graph.node)) == stays
+    spread_scale, spread_zero = (np.repeat(weights[name], 32, 1)[:, :width] for name in ("scale", "zero"))
+    wanted = (weights["codes"].astype(np.float32) - spread_zero) * spread_scale
+    x = draws.standard_normal((3, width), np.float32)
+    assert Unoptimised(form).run({"x": x})["y"] == pytest.approx(x @ wanted.T, rel=1e-4, abs=1e-3)
