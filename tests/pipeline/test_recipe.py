@@ -169,7 +169,7 @@ goal: 3
             "allowed: int8, int8_weights, int4_weights",
             "a.yaml:18: stages[5].calibration.samples: must be greater than or equal to 1, got 0",
             "a.yaml:20: targets[0].precision[0]: must be one of the allowed, got 'fp8'; "
-            "allowed: fp32, fp16, int8, int8_weights, int4_weights",
+            "allowed: fp32, fp16, bf16, int8, int8_weights, int4_weights",
             "a.yaml:20: targets[0].threads: must be a whole number, got '1'",
             "a.yaml:21: goal: unknown key; did you mean `goals`? "
             "allowed: name, seed, task, precision, data, teacher, stages, targets, goals",
