@@ -1,6 +1,6 @@
 """A data set and a context small enough that every test trains in a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.export import latency
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
@@ -82,3 +83,11 @@ def new_context(data: Dataset, tmp_path: Path) -> Callable[..., Context]:
         return context_on(data, checkpoints, teacher=teacher, step=step, seed=seed, directory=tmp_path)
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_further_rounds() -> Iterator[None]:
+    """Engines are timed in the fewest rounds: on a busy machine further ones would take most of the tests' time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "MORE_UNTIL_SECONDS", 0.0)
+        yield

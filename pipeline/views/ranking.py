@@ -51,8 +51,8 @@ def ranking_table(report: Report) -> Table | None:
     )
     first = report.ranking[0].comparison
     note = (
-        f"Batch {first.batch}, all engines timed in turns. 95 % intervals: of the speed by bootstrap. “Within noise” "
-        "is what may be chance beside the fastest."
+        f"Batch {first.batch}, all engines timed in turns. 95 % intervals: of the speed by the sign test. “Within "
+        "noise” is what may be chance beside the fastest."
     )
     return Table("Runtimes ranked", columns, rows, note)
 

@@ -46,6 +46,7 @@ class TestInTurns:
         self, file: EngineFile, data: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(latency, "MAX_ROUNDS", 2)
+        monkeypatch.setattr(latency, "MORE_UNTIL_SECONDS", 60.0)
         inputs = {1: numpy_inputs(data.example(1))}
         turns: list[int | None] = []
         for narrow in (np.inf, 0.0):
