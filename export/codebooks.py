@@ -4,7 +4,7 @@ The operators that unpack them read nothing but constants, so a runtime computes
 file: ONNX Runtime's optimised graph is that of the float weights.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -53,20 +53,46 @@ def with_codebooks(model: "ModelProto", network: nn.Module) -> None:
 def with_floats(model: "ModelProto") -> "ModelProto":
     """A copy with float weights in place of codebooks, for a runtime that has no operators on bits."""
     import onnx
-    from onnx.reference import ReferenceEvaluator
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
     unpacking = [node for node in graph.node if node.output[0].startswith(UNPACKED) or _ends_unpacking(node)]
-    if not unpacking:
-        return copy
     made = {name for node in unpacking for name in node.output}
     rest = [node for node in graph.node if node.output[0] not in made]
-    wanted = sorted(made & {name for node in rest for name in node.input})
-    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted]
-    weights = onnx.helper.make_graph(unpacking, "weights", [], outputs, graph.initializer)
-    alone = onnx.helper.make_model(weights, opset_imports=copy.opset_import, ir_version=copy.ir_version)
+    _put(copy, unpacking, rest, sorted(made & {name for node in rest for name in node.input}))
+    return copy
+
+
+def with_whole_numbers(model: "ModelProto") -> "ModelProto":
+    """A copy with a byte for the number of each weight's value, for a runtime that errs in operators on bits."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    made_by = {node.output[0]: node for node in copy.graph.node if node.output[0].startswith(UNPACKED)}
+    wanted = sorted({node.input[0] for node in made_by.values() if node.op_type == "Cast"} & {*made_by})
+    waiting, on_bits = [*wanted], set[str]()
+    while waiting:
+        name = waiting.pop()
+        on_bits.add(name)
+        waiting.extend(source for source in made_by[name].input if source in made_by)
+    nodes = [node for node in copy.graph.node if node.output[0] in on_bits]
+    _put(copy, nodes, [node for node in copy.graph.node if node.output[0] not in on_bits], wanted)
+    return copy
+
+
+def _put(model: "ModelProto", nodes: "Sequence[NodeProto]", rest: "Sequence[NodeProto]", wanted: Sequence[str]) -> None:
+    """Leave `rest` of a graph, and constants in place of what `nodes` make of constants for it."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    if not nodes:
+        return
+    graph = model.graph
+    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in wanted]
+    part = onnx.helper.make_graph(nodes, "weights", [], outputs, graph.initializer)
+    alone = onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
     values = cast(list[NDArray[Any]], ReferenceEvaluator(alone).run(None, {}))  # pyright: ignore[reportUnknownMemberType] - untyped
     del graph.node[:]
     graph.node.extend(rest)
@@ -76,7 +102,6 @@ def with_floats(model: "ModelProto") -> "ModelProto":
     graph.initializer.extend(
         onnx.numpy_helper.from_array(value, name) for name, value in zip(wanted, values, strict=True)
     )
-    return copy
 
 
 def _ends_unpacking(node: "NodeProto") -> bool:

@@ -15,13 +15,13 @@ def for_openvino(model: "ModelProto") -> "ModelProto":
     A zero point that is not 0 costs it a subtraction before a matrix product, so codes of symmetric grids start at zero
     behind a ReLU and are int8 elsewhere; the numbers stay. Where a constant is quantized to be added, it gives the
     graph up (2026.4.1, "CALLBACK HAS THROWN" from AddTransformation), so constants are rounded here. It reads no
-    weights in groups of which the last one is smaller: these become float. Its kernels for ReduceMean, MatMul on tokens
+    weights in groups of which the last one is smaller: these become float. It gets shifts of bytes wrong (2026.4.1), by
+    which codebooks are unpacked, so their numbers take a byte each. Its kernels for ReduceMean, MatMul on tokens
     and ConvTranspose take int8, so these stay as torch exports them.
     """
-    import onnx
+    from ..codebooks import with_whole_numbers
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = with_whole_numbers(model)
     rectified_from_zero(copy.graph)
     signed_where_symmetric(copy.graph)
     _round_constants(copy.graph)

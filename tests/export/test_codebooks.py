@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from potstill.export.codebooks import with_codebooks, with_floats
-from potstill.export.deliver import BuiltEngine, OnnxMetadata
+from potstill.export.codebooks import with_codebooks, with_floats, with_whole_numbers
+from potstill.export.deliver import BuiltEngine, OnnxMetadata, build_engine
 from potstill.export.onnx_file import exported, exported_layer
 from potstill.export.runtimes.onnx_runtime import Engine, optimized
+from potstill.export.runtimes.openvino_runtime import OpenVinoTarget
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import ExportError
@@ -140,3 +142,31 @@ def test_a_layer_that_the_graph_does_not_have_is_refused() -> None:
     clustered(network, ("0",), 4)
     with pytest.raises(ExportError, match="no layer of that name reads them as a constant"):
         with_codebooks(model, network)
+
+
+@pytest.mark.parametrize("clusters", [7, 16])
+def test_numbers_of_a_byte_each_give_the_same_weights_without_operators_on_bits(
+    clusters: int, new_shared: Callable[[int], Artifact], data: Dataset, metadata: OnnxMetadata
+) -> None:
+    model = exported(new_shared(clusters), "fp32", data.example(), metadata)
+    whole = with_whole_numbers(model)
+    assert not {"BitShift", "BitwiseAnd", "BitwiseOr"} & {node.op_type for node in whole.graph.node}
+    ours, theirs = (
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in with_floats(each).graph.initializer}
+        for each in (whole, model)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert len(model.SerializeToString()) < len(whole.SerializeToString()) < len(with_floats(model).SerializeToString())
+
+
+def test_openvino_computes_what_the_model_computes_from_a_smaller_file(
+    new_shared: Callable[[int], Artifact], data: Dataset, metadata: OnnxMetadata, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    artifact = new_shared(7)
+    engine = build_engine(artifact, OpenVinoTarget(), "fp32", tmp_path, data, metadata=metadata)
+    assert engine.parity.max_relative < 1e-5
+    weights = sum(artifact.model.get_submodule(path).weight.numel() for path in LAYERS)
+    everything = sum(tensor.numel() for tensor in plain(artifact.model).parameters())
+    assert (tmp_path / "model.bin").stat().st_size < 4 * everything - 2 * weights
