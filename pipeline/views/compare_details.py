@@ -83,7 +83,7 @@ def engines_table(compared: Compared) -> Table:
     if not compared.runs:
         kept = [column.title for column in columns if column.title not in (metric_column(compared).title, "Energy")]
         return Table("All profiled engines", columns, rows).only(*kept)
-    return Table("All final engines", columns, rows)
+    return Table("All final engines", columns, rows).without_unmeasured()
 
 
 def _engine_rows(compared: Compared, engine: Contender, decimals: int) -> Iterator[tuple[Cell, ...]]:

@@ -84,7 +84,7 @@ def engines_table(report: Report) -> Table:
         )
         for engine in report.engines
     )
-    return Table("The final engines", columns, rows)
+    return Table("The final engines", columns, rows).without_unmeasured()
 
 
 def _int8_cell(engine: EngineMeasurement) -> Cell:

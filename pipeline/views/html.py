@@ -38,6 +38,8 @@ class Tile:
     figure: str
     words: str
     detail: str
+    gained: bool = False
+    """Whether it is sure to be for the better."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
         f"p50 {before} → {after} ms",
         f"{verdict}95 % interval {wording.interval(timing.interval, 2)}; batch {timing.batch}, "
         f"{engine_tables.threads_words(final.threads)}, n\u00a0=\u00a0{timing.candidate.samples:,}",
+        gained=timing.verdict == "faster",
     )
     change, told = headline.score, report_tables.metric_words(report)
     noise = "" if change.significant else "within noise; "

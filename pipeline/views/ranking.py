@@ -54,7 +54,7 @@ def ranking_table(report: Report) -> Table | None:
         f"Batch {first.batch}, all engines timed in turns. 95 % intervals: of the speed by the sign test. “Within "
         "noise” is what may be chance beside the fastest."
     )
-    return Table("Runtimes ranked", columns, rows, note)
+    return Table("Runtimes ranked", columns, rows, note).without_unmeasured()
 
 
 def _row(

@@ -45,6 +45,19 @@ class Table:
             rows=tuple(tuple(row[position] for position in kept) for row in self.rows),
         )
 
+    def without_unmeasured(self) -> "Table":
+        """A column of which nothing was measured, for one reason, becomes a sentence of the note."""
+        kept: list[str] = []
+        sentences = [self.note] if self.note else []
+        for position, column in enumerate(self.columns):
+            told = {row[position] for row in self.rows}
+            missing = next(iter(told)) if len(told) == 1 else None
+            if missing is not None and missing == not_measured(missing.detail):
+                sentences.append(f"{column.title}: {missing.text} ({missing.detail}).")
+            else:
+                kept.append(column.title)
+        return replace(self.only(*kept), note=" ".join(sentences))
+
 
 def words(title: str) -> Column:
     """A column of words."""
