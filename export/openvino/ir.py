@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...pipeline.errors import ExportError
 from ..target import BF16, HALF
 from .runtime_graph import PART, RuntimeGraph
-from .session import BIN, ONNX, XML, Refusal, compiled, converted, openvino, version
+from .session import BIN, ONNX, XML, Refusal, compiled, converted, one_sample, openvino, version
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -31,7 +31,8 @@ def write(model: "ModelProto", exported: "ModelProto", precision: str, folder: P
             _name_parts(made, model.graph)
             # Its default is to store float32 weights in 16 bits.
             openvino().save_model(made, xml, compress_to_fp16=False)
-            graph = RuntimeGraph.of(compiled(converted(xml)))
+            whole = converted(xml)
+            graph = RuntimeGraph.of(compiled(whole, one_sample(whole)))
         except Refusal as why:
             raise ExportError(
                 f"OpenVINO {version()} cannot run the exported graph: {why}\n"

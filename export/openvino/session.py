@@ -1,6 +1,7 @@
 """Reading a model by OpenVINO and compiling it for the CPU, and in words what went wrong."""
 
 import re
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,10 @@ class Refusal(Exception):
     """Why OpenVINO does not take a file or a model, on one line."""
 
 
-def opened(file: Path, threads: int, *, profile: bool = False) -> Any:
-    """The model of an IR or ONNX file, compiled for this machine's CPU.
+def opened(file: Path) -> Any:
+    """The model of an IR or ONNX file, not yet compiled.
 
-    Raises ExportError when a file is missing or damaged, when OpenVINO cannot run it, and for bf16 that the processor
+    Raises ExportError when a file is missing or damaged, when OpenVINO cannot read it, and for bf16 that the processor
     has not.
     """
     if not file.is_file():
@@ -73,16 +74,16 @@ def opened(file: Path, threads: int, *, profile: bool = False) -> Any:
     if file.suffix == XML and not weights.is_file():
         raise ExportError(f"{file} has no {weights.name} beside it, which holds its weights; run again to build it")
     try:
-        return compiled(converted(file), threads, profile=profile)
+        return converted(file)
     except Refusal as why:
         raise ExportError(
-            f"{file} is damaged, or holds what OpenVINO {version()} cannot run: {why}\n"
+            f"{file} is damaged, or holds what OpenVINO {version()} cannot read: {why}\n"
             "Mend: remove the file and run again, or install a newer openvino."
         ) from why
 
 
 def converted(file: Path) -> Any:
-    """The model of an IR or ONNX file, or Refusal."""
+    """The model of an IR or ONNX file, or Refusal; ExportError for bf16 that the processor has not."""
     try:
         frontend = openvino().frontend.FrontEndManager().load_by_framework(FRONTENDS[file.suffix])
         model = frontend.convert(frontend.load(str(file)))
@@ -90,17 +91,25 @@ def converted(file: Path) -> Any:
         raise Refusal(brief(error)) from error
     if not model.outputs:
         raise Refusal("it holds no model")
+    if precision_of(model) == BF16:
+        demand_bf16()
     return model
 
 
-def compiled(model: Any, threads: int = 1, *, profile: bool = False) -> Any:
-    """For this machine's CPU, or Refusal; ExportError for bf16 that the processor has not."""
-    if precision_of(model) == BF16:
-        demand_bf16()
+def compiled(model: Any, shapes: Mapping[str, Sequence[int]], threads: int = 1, *, profile: bool = False) -> Any:
+    """For inputs of these shapes, by their names, on this machine's CPU; or Refusal. The model takes the shapes on."""
     try:
+        ports = {name_of(port, place): port for place, port in enumerate(model.inputs)}
+        model.reshape({ports[name]: list(shape) for name, shape in shapes.items()})
         return openvino().Core().compile_model(model, "CPU", settings(threads, profile=profile))
     except Exception as error:  # likewise
         raise Refusal(brief(error)) from error
+
+
+def one_sample(model: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's inputs with 1 for every free dimension."""
+    ports = {name_of(port, place): taken(port) for place, port in enumerate(model.inputs)}
+    return {name: tuple(1 if size is None else size for size in each.shape) for name, each in ports.items()}
 
 
 def precision_of(model: Any) -> str | None:

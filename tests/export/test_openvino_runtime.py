@@ -167,7 +167,11 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("ending", "content", "message"),
         [
-            (".xml", b"not a model at all", r"model\.xml is damaged, or holds what OpenVINO [\d.]+ cannot run: No doc"),
+            (
+                ".xml",
+                b"not a model at all",
+                r"model\.xml is damaged, or holds what OpenVINO [\d.]+ cannot read: No doc",
+            ),
             (".xml", b"<svg></svg>", "is damaged.*it holds no model"),
             (".bin", b"", "is damaged.*Incorrect weights"),
         ],
