@@ -15,8 +15,7 @@ import pytest
 
 from potstill.export.bundle.manifest import Manifest
 from potstill.pipeline.cli import main
-
-ROOT = Path(__file__).parents[2]
+from tests.support.command_line import command
 
 DATA = """
 import numpy as np
@@ -96,8 +95,8 @@ class TestBundle:
         exec(DATA, names)
         images, labels = names["make"]()["test"]
         np.save(tmp_path / "test.npy", images)
-        command = [sys.executable, "-I", str(output / "run.py"), str(tmp_path / "test.npy")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        example = [sys.executable, "-I", str(output / "run.py"), str(tmp_path / "test.npy")]
+        done = subprocess.run(example, capture_output=True, text=True, check=True)
         assert int((np.array(done.stdout.split(), int) == labels).sum()) == final["score"]["correct"]
 
     def test_an_unknown_engine_is_told_with_the_nearest(self, run: Path, tmp_path: Path, capsys: Output) -> None:
@@ -179,10 +178,8 @@ class TestExport:
         assert report(run) == before
 
     def test_a_call_that_was_killed_goes_on(self, run: Path, capsys: Output) -> None:
-        program = f"import runpy; runpy.run_path({str(ROOT / 'conftest.py')!r})"
-        program += "\nfrom potstill.pipeline.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
-        command = [sys.executable, "-c", program, "export", str(run), "--target", FLOAT]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ) as process:
+        export = command("export", run, "--target", FLOAT)
+        with subprocess.Popen(export, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ) as process:
             while not (run / "02-quantize" / "onnxruntime-cpu-fp32").exists():
                 assert process.poll() is None
                 time.sleep(0.01)

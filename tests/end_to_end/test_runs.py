@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.command_line import command
 
 RECIPE = """
 name: small
@@ -37,9 +36,8 @@ STEPS = ("01-train", "02-prune", "03-quantize")
 
 def start(*arguments: str | Path, cwd: Path) -> "subprocess.Popen[str]":
     """The command line in a process of its own, on this checkout."""
-    command = f"import runpy; runpy.run_path({str(ROOT / 'conftest.py')!r}); from potstill.pipeline.cli import main"
     return subprocess.Popen(
-        [sys.executable, "-c", f"{command}; import sys; sys.exit(main(sys.argv[1:]))", *map(str, arguments)],
+        command(*arguments),
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
