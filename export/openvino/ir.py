@@ -7,9 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ...pipeline.errors import ExportError
-from ..target import BF16, HALF
-from .runtime_graph import PART, RuntimeGraph
-from .session import BIN, ONNX, XML, Refusal, compiled, converted, one_sample, openvino, version
+from .runtime_graph import PART
+from .session import BIN, ONNX, XML, Refusal, converted, openvino, version
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -17,32 +16,35 @@ if TYPE_CHECKING:
 NAME = "model"
 
 
-def write(model: "ModelProto", exported: "ModelProto", precision: str, folder: Path) -> Path:
+def write(model: "ModelProto", exported: "ModelProto", folder: Path) -> Path:
     """Leave ``model.xml`` and ``model.bin`` of a graph in a folder; returns the first.
 
     Beside them is what the graph is a dialect of, as ``model.onnx``. All three or none: ExportError when OpenVINO
-    cannot convert or compile the graph. Equal graphs give equal bytes.
+    cannot convert the graph. Equal graphs give equal bytes.
     """
     with TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
         onnx_file, xml = (Path(scratch) / f"{NAME}{ending}" for ending in (ONNX, XML))
         onnx_file.write_bytes(model.SerializeToString(deterministic=True))
         try:
             made = converted(onnx_file)
-            _name_parts(made, model.graph)
-            # Its default is to store float32 weights in 16 bits.
-            openvino().save_model(made, xml, compress_to_fp16=False)
-            whole = converted(xml)
-            graph = RuntimeGraph.of(compiled(whole, one_sample(whole)))
         except Refusal as why:
             raise ExportError(
-                f"OpenVINO {version()} cannot run the exported graph: {why}\n"
+                f"OpenVINO {version()} cannot convert the exported graph: {why}\n"
                 "Mend: replace the operator in the model, install a newer openvino, or take this target out."
             ) from why
-        _demand_types(graph, precision)
+        _name_parts(made, model.graph)
+        # Its default is to store float32 weights in 16 bits.
+        openvino().save_model(made, xml, compress_to_fp16=False)
         onnx_file.write_bytes(exported.SerializeToString(deterministic=True))
         for ending in (ONNX, BIN, XML):
             xml.with_suffix(ending).replace(folder / f"{NAME}{ending}")
     return folder / f"{NAME}{XML}"
+
+
+def remove(file: Path) -> None:
+    """Take away what `write` left."""
+    for ending in (XML, BIN, ONNX):
+        file.with_suffix(ending).unlink(missing_ok=True)
 
 
 def _name_parts(model: Any, graph: "GraphProto") -> None:
@@ -90,13 +92,3 @@ def _layer_of_bias(operator: Any) -> Any | None:
         if layer.get_type_name() == "MatMul" and bias.get_type_name() == "Constant" and alone:
             return layer
     return None
-
-
-def _demand_types(graph: RuntimeGraph, precision: str) -> None:
-    """Raise ExportError where OpenVINO computes in 16 bits without being asked to."""
-    half = [each for each in graph.operators if each.precision in ("f16", "bf16")]
-    if half and precision not in (HALF, BF16):
-        raise ExportError(
-            f"OpenVINO computes {len(half)} operators of an {precision} engine in 16 bits, the first one {half[0].name}"
-            f" ({half[0]}): an environment variable or a plugin's setting must ask for that"
-        )

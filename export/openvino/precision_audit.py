@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ...pipeline.errors import ExportError
 from ..audit import RECURRENT, WeightedLayer, weighted_layers
 from ..measurement import Audit, LayerPrecision, LayerType
 from ..target import INT8
@@ -58,6 +59,16 @@ def _why_float(layer: WeightedLayer, kernel: RuntimeOperator | None, asked: Laye
     if asked != INT8:
         return f"OpenVINO runs it as {kernel}: it reads stored weights only in groups that divide a layer's inputs"
     return f"OpenVINO runs it as {kernel} although its input and weight are quantized"
+
+
+def demand_types(graph: RuntimeGraph, precision: str) -> None:
+    """Raise ExportError where OpenVINO computes in 16 bits without being asked to."""
+    half = [each for each in graph.operators if each.precision in HALF_TYPES.values()]
+    if half and precision not in HALF_TYPES:
+        raise ExportError(
+            f"OpenVINO computes {len(half)} operators of an {precision} engine in 16 bits, the first one {half[0].name}"
+            f" ({half[0]}), though its settings ask for the types that the graph is written in"
+        )
 
 
 STORED_REMARK = (

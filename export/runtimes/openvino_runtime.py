@@ -11,7 +11,7 @@ from ...pipeline.errors import ExportError
 from ..engine import Array
 from ..measurement import Audit, LayerType, OperatorTime
 from ..openvino.session import BIN, ONNX, XML, demand_bf16, openvino
-from ..target import BF16, HALF, INT8, QUANTIZED, OnnxTarget
+from ..target import BF16, HALF, INT8, QUANTIZED, Made, OnnxTarget, Source
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -45,11 +45,30 @@ class OpenVinoTarget(OnnxTarget, frozen=True, extra="forbid"):
             demand_bf16()
 
     def build(self, model: "ModelProto", precision: str, folder: Path) -> Path:
-        """Write ``model.xml`` and its weights, made of the graph in OpenVINO's dialect, and compile it once."""
+        """Write ``model.xml`` and its weights, made of the graph in OpenVINO's dialect."""
         from ..dialects import for_openvino
         from ..openvino.ir import write
 
-        return write(for_openvino(model), model, precision, folder)
+        return write(for_openvino(model), model, folder)
+
+    def make(self, source: Source, precision: str, folder: Path) -> Made:
+        """Export the artifact, build its engine and compile it once; ExportError likewise when that fails."""
+        from ..engine_process import EngineProcess
+        from ..openvino.ir import remove
+        from ..openvino.precision_audit import demand_types
+        from ..parity import numpy_inputs
+
+        made = super().make(source, precision, folder)
+        try:
+            # OpenVINO's compiler has crashed on sound graphs (2026.4.1), which must not end the whole run.
+            with EngineProcess(self, made.file) as process:
+                process.bind(numpy_inputs(source.data.example(1)))
+            with self.open(made.file) as engine:
+                demand_types(engine.graph(), precision)
+        except ExportError:
+            remove(made.file)
+            raise
+        return made
 
     def open(self, file: Path) -> "Engine":
         """A compiled model."""

@@ -213,7 +213,7 @@ class TestBadFiles:
             pass
         folder = tmp_path / "engine"
         folder.mkdir()
-        with pytest.raises(ExportError, match=r"cannot run the exported graph: .*Frobnicate.*\nMend"):
+        with pytest.raises(ExportError, match=r"cannot convert the exported graph: .*Frobnicate.*\nMend"):
             TARGET.build(onnx.load(file), "fp32", folder)
         assert list(folder.iterdir()) == []
 
