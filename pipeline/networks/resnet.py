@@ -22,6 +22,8 @@ class ResNet(Network, frozen=True, extra="forbid"):
     """Channels of the first stage; the second and third have 2 and 4 times as many."""
     stem: Annotated[int, Field(ge=1)] | None = None
     """Channels of the first convolution; like `width` where not given. ResNet-8x4 has depth 8, width 64 and stem 32."""
+    stride: Literal[1, 2] = 1
+    """Of the first stage: with 2, all blocks run on a quarter of the positions, and twice the channels cost as much."""
     shortcut: Shortcut = "conv"
     """Where the shape changes: a 1x1 convolution, or zero channels without parameters."""
 
@@ -108,7 +110,7 @@ def changing_shortcut(in_channels: int, out_channels: int, stride: int, shortcut
 
 
 class ResNetModule(nn.Module):
-    """Three stages of basic blocks of `width`, 2 and 4 times `width` channels, at full, half and quarter resolution."""
+    """Three stages of basic blocks of `width`, 2 and 4 times `width` channels, each halving the resolution."""
 
     def __init__(self, settings: ResNet, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -117,7 +119,7 @@ class ResNetModule(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU()
-        self.layer1 = _stage(stem, width, num_blocks, 1, shortcut)
+        self.layer1 = _stage(stem, width, num_blocks, settings.stride, shortcut)
         self.layer2 = _stage(width, 2 * width, num_blocks, 2, shortcut)
         self.layer3 = _stage(2 * width, 4 * width, num_blocks, 2, shortcut)
         self.pool = nn.AdaptiveAvgPool2d(1)

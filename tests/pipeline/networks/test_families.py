@@ -31,7 +31,7 @@ from potstill.pipeline.taps import Taps
 
 SMALL: tuple[Network, ...] = (
     MobileNetV2(width=0.25, expansion=2),
-    ResNet(depth=8, width=8, stem=16),
+    ResNet(depth=8, width=8, stem=16, stride=2),
     ImageNetResNet(width=8),
     ShuffleNetV1(width=0.2),
     ShuffleNetV2(width=0.5),

@@ -37,6 +37,16 @@ def test_its_shortcuts_change_shape_where_the_blocks_do(shortcut: str, stem: int
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_stride_of_the_first_stage_sets_the_size_of_all_maps(stride: int) -> None:
+    sizes: list[tuple[int, ...]] = []
+    model = small(stride=stride, depth=14)
+    for stage in ("layer1", "layer2", "layer3"):
+        model.get_submodule(stage).register_forward_hook(lambda _, __, y: sizes.append(tuple(y.shape[1:])))
+    model(torch.zeros(2, 3, 32, 32))
+    assert sizes == [(8, 32 // stride, 32 // stride), (16, 16 // stride, 16 // stride), (32, 8 // stride, 8 // stride)]
+
+
 def test_a_padding_shortcut_drops_every_second_pixel_and_adds_zero_channels_on_both_sides() -> None:
     shortcut = small(shortcut="pad").get_submodule("layer2.0.shortcut")
     x = torch.randn(1, 8, 6, 6)
