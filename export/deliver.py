@@ -303,8 +303,8 @@ def _fastest(profiles: Sequence[tuple[OperatorTime, ...]]) -> list[OperatorTime]
 
 
 def _inputs(data: Dataset, batch: int) -> dict[str, Array]:
-    """The first test samples, from the start again where there are fewer than the batch asks for."""
-    return numpy_inputs(data.test.batch(torch.arange(batch) % len(data.test)).inputs)
+    """What is timed, as engines take it."""
+    return numpy_inputs(data.timed(batch))
 
 
 def _values(built: BuiltEngine, target: Target, data: Dataset, task: Task) -> Values:

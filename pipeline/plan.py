@@ -18,7 +18,7 @@ from .data import Dataset
 from .errors import UsageError
 from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .journal import Journal
-from .models import PythonModel, check_runs, load_weights, resolve, source_sha256
+from .models import PythonModel, check_padding, check_runs, load_weights, own_weights, resolve, source_sha256
 from .networks.network import Network
 from .processor import has_bf16
 from .progress import Progress
@@ -30,6 +30,9 @@ from .training import Precision
 
 TEACHER = "teacher"
 """The name of the step that only takes over given weights."""
+
+PADDING_SAMPLES = 16
+"""Of unequal length, to find out whether padding changes what a model says."""
 
 MODEL_CODE = (
     "stages",
@@ -44,6 +47,7 @@ MODEL_CODE = (
             "fake_quantization",
             "grouped_quantizer",
             "grouped_weights",
+            "lengths",
             "models",
             "networks",
             "metric",
@@ -57,6 +61,7 @@ MODEL_CODE = (
             "task",
             "teacher",
             "teacher_cache",
+            "tokenizer",
             "training",
             "written_out",
         )
@@ -113,7 +118,7 @@ class Plan:
     def teacher_weights(self) -> Path | None:
         """The file of the teacher's weights; None where the first stage trains them."""
         weights = self.recipe.teacher.weights
-        return None if weights is None else self.directory / weights
+        return own_weights(self.teacher_model) if weights is None else self.directory / weights
 
     def teacher_of(self, artifact: Artifact, runs: Path | None = None) -> Teacher:
         """The run's teacher; its stored outputs lie where the recipe says, else among the `runs`, else in memory."""
@@ -128,12 +133,18 @@ class Plan:
         TaskError when the user's task does not take its outputs.
         """
         data = self.data
-        blueprint = Blueprint(model=self.teacher_model, input_shapes=data.input_shapes, num_classes=data.num_outputs)
+        blueprint = Blueprint(
+            model=self.teacher_model,
+            input_shapes=data.input_shapes,
+            num_classes=data.num_outputs,
+            vocabulary=data.vocabulary,
+        )
         with seeded(self.recipe.seed, TEACHER):
             model = blueprint.build()
         if self.teacher_weights is not None:
             load_weights(model, self.teacher_weights)
         outputs = check_runs(model, data.example(), data.output_shape)
+        check_padding(model, data.test.batch(torch.arange(min(PADDING_SAMPLES, len(data.test)))).inputs)
         target = data.test.batch(torch.arange(len(outputs))).target
         self.task.loss(outputs, target)
         self.task.values(outputs, target)
