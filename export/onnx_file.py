@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..pipeline.artifact import Artifact
 from ..pipeline.errors import ExportError, MissingDependency
-from ..pipeline.lengths import example_pair, free_inputs
 from ..pipeline.grouped_weights import dequantize_linear
+from ..pipeline.lengths import example_pair, free_inputs
 from ..pipeline.quantization import Quantization, capture, dynamic_shapes
 from ..pipeline.quiet import quiet
 from ..pipeline.sharing import plain
@@ -215,8 +215,8 @@ def _free_lengths(graph: "GraphProto", names: Sequence[str]) -> None:
         dimension = value.type.tensor_type.shape.dim[1]
         if dimension.HasField("dim_value"):
             raise ExportError(
-                f"the exported model takes {value.name} of length {dimension.dim_value} only: the model writes a length "
-                "into its graph; derive it from the input instead"
+                f"the exported model takes {value.name} of length {dimension.dim_value} only: the model writes a "
+                "length into its graph; derive it from the input instead"
             )
         dimension.dim_param = LENGTH
 

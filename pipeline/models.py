@@ -17,6 +17,8 @@ from .python_reference import PythonReference
 from .registry import OneOf, discovered
 
 PYTHON_PATTERN = r"^.+\.py:[A-Za-z_]\w*$"
+HF = "hf:"
+"""Begins the short form of a model of transformers: the folder follows."""
 KEYS_SHOWN = 8
 """How many keys of a kind a message lists."""
 
@@ -41,16 +43,19 @@ class PythonModel(BaseModel, frozen=True, extra="forbid"):
 
 
 class _TextSchema:
-    """Adds the short form, `file.py:function`, to the JSON schema that editors read."""
+    """Adds the short forms, `file.py:function` and `hf:folder`, to the JSON schema that editors read."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         mappings = handler(schema)
-        return {"anyOf": [*mappings.get("oneOf", [mappings]), {"type": "string", "pattern": PYTHON_PATTERN}]}
+        texts = [{"type": "string", "pattern": pattern} for pattern in (PYTHON_PATTERN, f"^{HF}.+")]
+        return {"anyOf": [*mappings.get("oneOf", [mappings]), *texts]}
 
 
 def _mapping(value: Any) -> Any:
-    return {"python": value} if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return {"name": "hf", "path": value.removeprefix(HF)} if value.startswith(HF) else {"python": value}
 
 
 def _form(value: Any) -> str:
@@ -65,7 +70,7 @@ ModelReference = Annotated[
     BeforeValidator(_mapping),
     _TextSchema,
 ]
-"""A network by name with its settings, or the user's `file.py:function`, given alone or with `arguments`."""
+"""A network by name with its settings, `hf:folder`, or the user's `file.py:function`, alone or with `arguments`."""
 
 
 def resolve(reference: Network | PythonModel, directory: Path) -> Network | PythonModel:
@@ -77,13 +82,13 @@ def resolve(reference: Network | PythonModel, directory: Path) -> Network | Pyth
 
 
 def own_weights(reference: Network | PythonModel) -> Path | None:
-    """The file of weights that the reference itself brings; None where there is none."""
+    """The file of weights that the network is built with; None where they are drawn, or the user's own affair."""
     return reference.weights() if isinstance(reference, Network) else None
 
 
 def source_sha256(reference: Network | PythonModel) -> str:
-    """Of the user's file and its siblings, for fingerprints; empty for a network of ours."""
-    return reference.reference().sha256() if isinstance(reference, PythonModel) else ""
+    """Of what it is built by outside of potstill, such as the user's file and its siblings, for fingerprints."""
+    return reference.reference().sha256() if isinstance(reference, PythonModel) else reference.source_sha256()
 
 
 def build(
@@ -264,6 +269,6 @@ def check_padding(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     if not torch.allclose(padded, bare, rtol=1e-3, atol=1e-3 * max(float(bare.abs().max()), 1e-6)):
         raise ModelError(
             f"the model says something else of a sample of length {int(lengths[shortest])} when it is padded to "
-            f"{int(lengths.max())}: outputs differ by up to {float((padded - bare).abs().max()):.3g}. It must leave out "
-            f"whatever {MASK} has a 0 for: mask the keys of its attention, and what it makes a mean or a maximum of"
+            f"{int(lengths.max())}: outputs differ by up to {float((padded - bare).abs().max()):.3g}. It must leave "
+            f"out whatever {MASK} has a 0 for: mask the keys of its attention, and what it makes a mean or maximum of"
         )

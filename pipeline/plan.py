@@ -15,7 +15,7 @@ from ..stages.stage import Context, Stage
 from .artifact import Artifact
 from .blueprint import Blueprint
 from .data import Dataset
-from .errors import UsageError
+from .errors import ModelError, UsageError
 from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .journal import Journal
 from .models import PythonModel, check_padding, check_runs, load_weights, own_weights, resolve, source_sha256
@@ -107,7 +107,17 @@ class Plan:
         data = recipe.data.load(directory, task.targets)
         task.validate(data)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(recipe, directory, data, task, device, _precision(recipe, device))
+        plan = cls(recipe, directory, data, task, device, _precision(recipe, device))
+        plan.demand_weights()
+        return plan
+
+    def demand_weights(self) -> None:
+        """ModelError where the teacher has weights that no stage trains to the end."""
+        if self.teacher_weights is None and (not self.recipe.stages or self.recipe.stages[0].stage != "train"):
+            raise ModelError(
+                f"the weights of {self.recipe.teacher.model.model_dump(mode='json')} have no last layer for the classes: "
+                "begin `stages` with a `train` stage, which trains one, or take a model that was trained to classify"
+            )
 
     @cached_property
     def teacher_model(self) -> Network | PythonModel:
@@ -116,7 +126,7 @@ class Plan:
 
     @cached_property
     def teacher_weights(self) -> Path | None:
-        """The file of the teacher's weights; None where the first stage trains them."""
+        """The file of the teacher's weights, which may be its network's own; None where the first stage trains them."""
         weights = self.recipe.teacher.weights
         return own_weights(self.teacher_model) if weights is None else self.directory / weights
 
@@ -141,8 +151,8 @@ class Plan:
         )
         with seeded(self.recipe.seed, TEACHER):
             model = blueprint.build()
-        if self.teacher_weights is not None:
-            load_weights(model, self.teacher_weights)
+        if self.recipe.teacher.weights is not None:
+            load_weights(model, self.directory / self.recipe.teacher.weights)
         outputs = check_runs(model, data.example(), data.output_shape)
         check_padding(model, data.test.batch(torch.arange(min(PADDING_SAMPLES, len(data.test)))).inputs)
         target = data.test.batch(torch.arange(len(outputs))).target

@@ -1,4 +1,4 @@
-"""Which texts are held out, where some are parts of others: as in treebanks, whose sentences come with their phrases."""
+"""Which texts are held out, where some are parts of others, as the phrases of a treebank are of its sentences."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,8 @@ def hold_out(texts: Sequence[str], labels: Sequence[int], count: int, origin: st
             f"no other text contains; hold out at most {len(whole) // 2}"
         )
     chosen, _ = stratified(torch.tensor([labels[position] for position in whole]), count)
-    validation = sorted(whole[pick] for pick in chosen.tolist())
+    picks: list[int] = chosen.tolist()
+    validation = sorted(whole[pick] for pick in picks)
     gone = {words[position] for position in validation}
     gone |= {part for each in list(gone) for part in parts.of(each)}
     held = set(validation)

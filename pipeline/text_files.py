@@ -115,7 +115,7 @@ def _json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _cell(row: Mapping[str, Any], key: str, file: Path, line: int) -> Any:
     found = row.get(key)
     if found is None:
-        named = ", ".join(str(each) for each in row if each is not None)
+        named = ", ".join(map(str, row))
         raise DataError(
             f"{file}, line {line}: has no {key!r}; it has {named or 'nothing'}. Say what the columns are called by "
             "`text` and `label`"
@@ -133,8 +133,8 @@ def _sound(texts: list[str], file: Path) -> list[str]:
 
 
 def _numbers_or_names(labels: list[Any], file: Path) -> list[int] | list[str]:
-    if any(isinstance(label, bool | float | list | dict) for label in labels):
-        wrong = next(label for label in labels if isinstance(label, bool | float | list | dict))
-        raise DataError(f"{file}: a label is {wrong!r}; labels are whole numbers from 0, or names")
+    wrong = [repr(label) for label in labels if not isinstance(label, str) and type(label) is not int]
+    if wrong:
+        raise DataError(f"{file}: a label is {wrong[0]}; labels are whole numbers from 0, or names")
     names = [str(label).strip() for label in labels]
     return [int(name) for name in names] if all(name.isdecimal() for name in names) else names

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Tokenizer:
 
     @classmethod
     def read(cls, file: Path, *, max_length: int) -> "Tokenizer":
-        """From a ``tokenizer.json``, or a folder that has one. DataError where there is none, or it pads with nothing."""
+        """From a ``tokenizer.json``, or a folder of one. DataError where there is none, or no token to pad with."""
         package = _package()
         found = file / FILE if file.is_dir() else file
         if not found.is_file():
@@ -134,13 +135,6 @@ def _wordpiece(package: Any, vocabulary: dict[str, int], lowercase: bool) -> Any
 
 def _package() -> Any:
     try:
-        import tokenizers
-        import tokenizers.decoders
-        import tokenizers.models
-        import tokenizers.normalizers
-        import tokenizers.pre_tokenizers
-        import tokenizers.processors
-        import tokenizers.trainers
+        return import_module("tokenizers")
     except ImportError as error:
         raise MissingDependency("texts are cut into word pieces by tokenizers: pip install 'potstill[text]'") from error
-    return tokenizers

@@ -59,8 +59,8 @@ class Schedule(BaseModel, frozen=True, extra="forbid"):
     def _rate_fits_the_optimizer(self) -> Self:
         if self.optimizer == "adamw" and self.learning_rate > LARGEST_ADAMW_RATE:
             raise ValueError(
-                f"`learning_rate` {self.learning_rate:g} is for SGD; AdamW moves every weight by about its rate in each "
-                f"step, and diverges above {LARGEST_ADAMW_RATE:g}: give `learning_rate: 0.0005`"
+                f"`learning_rate` {self.learning_rate:g} is for SGD; AdamW moves every weight by about its rate in "
+                f"each step, and diverges above {LARGEST_ADAMW_RATE:g}: give `learning_rate: 0.0005`"
             )
         return self
 

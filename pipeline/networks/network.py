@@ -37,8 +37,12 @@ class Network(BaseModel, ABC, frozen=True, extra="forbid"):
         return self
 
     def weights(self) -> Path | None:
-        """A file of weights that belongs to the network itself; None where there is none."""
+        """The file of weights that it is built with, where a network brings its own; None where they are drawn."""
         return None
+
+    def source_sha256(self) -> str:
+        """Of whatever it is built by outside of potstill but weights, for fingerprints; empty for a network of ours."""
+        return ""
 
     @abstractmethod
     def scaled(self, *, width: float, depth: float) -> Self:

@@ -43,7 +43,7 @@ class TextEncoder(Network, frozen=True, extra="forbid"):
         return self
 
     def build_for(self, shapes: Shapes, num_classes: int, vocabulary: int = 0) -> "TextEncoderModule":
-        """ModelError where a sample is anything but tokens and their mask, or nobody knows how many tokens there are."""
+        """ModelError where a sample is anything but tokens and their mask, or their number is not known."""
         if list(shapes) != [TOKENS, MASK] or any(len(shape) != 1 for shape in shapes.values()):
             raise ModelError(
                 f"{self.name} takes the tokens of a text as {TOKENS} and {MASK}, as `source: text` gives them, but the "
