@@ -115,7 +115,7 @@ class Plan:
         """ModelError where the teacher has weights that no stage trains to the end."""
         if self.teacher_weights is None and (not self.recipe.stages or self.recipe.stages[0].stage != "train"):
             raise ModelError(
-                f"the weights of {self.recipe.teacher.model.model_dump(mode='json')} have no last layer for the classes: "
+                f"{self.recipe.teacher.model.model_dump(mode='json')}: its weights have no last layer for the classes; "
                 "begin `stages` with a `train` stage, which trains one, or take a model that was trained to classify"
             )
 

@@ -5,7 +5,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import MissingDependency, ModelError
@@ -17,14 +16,14 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class HuggingFace(Network, frozen=True, extra="forbid"):
-    """A text classifier of transformers, as its `save_pretrained` wrote it; nothing is downloaded.
+    """A text classifier of transformers (arXiv:1910.03771), as its `save_pretrained` wrote it; nothing is downloaded.
 
     A folder of a model that was never trained to classify, such as a pretrained encoder, gets a new last layer, which a
     `train` stage has to train. Texts have to be cut by the folder's own tokenizer: `data.tokenizer`.
     """
 
     name: Literal["hf"] = "hf"
-    path: Path = Field()
+    path: Path
     """The folder with `config.json` and `model.safetensors`; a relative path starts at the recipe's."""
 
     def build_for(self, shapes: Shapes, num_classes: int, vocabulary: int = 0) -> "Classifier":
