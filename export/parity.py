@@ -191,8 +191,8 @@ def _compared(split: Split) -> Iterator[torch.Tensor]:
     """Positions batch by batch; of samples of unequal length, some alone, so that engines run at many lengths."""
     count = min(SAMPLES, len(split))
     alone = 0 if split.lengths is None else min(ALONE, count)
-    yield from torch.arange(alone).split(1) if alone else ()
-    yield from torch.arange(alone, count).split(BATCH_SIZE) if count > alone else ()
+    for start in (*range(alone), *range(alone, count, BATCH_SIZE)):
+        yield torch.arange(start, start + 1 if start < alone else min(start + BATCH_SIZE, count))
 
 
 def _margin(outputs: Array) -> Array:

@@ -55,10 +55,12 @@ def order_by_length(lengths: Tensor, batch_size: int, draws: Generator) -> Tenso
     """
     order = torch.randperm(len(lengths), generator=draws)
     whole = len(order) // batch_size * batch_size
-    pools = [pool[torch.sort(lengths[pool], stable=True).indices] for pool in order[:whole].split(POOL * batch_size)]
-    if not pools:
+    if not whole:
         return order
-    batches = torch.cat(pools).view(-1, batch_size)
+    starts = range(0, whole, POOL * batch_size)
+    pools = [order[start : min(start + POOL * batch_size, whole)] for start in starts]
+    by_length = [pool[torch.sort(lengths[pool], stable=True).indices] for pool in pools]
+    batches = torch.cat(by_length).view(-1, batch_size)
     shuffled = batches[torch.randperm(len(batches), generator=draws)]
     return torch.cat([shuffled.flatten(), order[whole:]])
 

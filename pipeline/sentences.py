@@ -42,7 +42,7 @@ def hold_out(texts: Sequence[str], labels: Sequence[int], count: int, origin: st
             f"no other text contains; hold out at most {len(whole) // 2}"
         )
     chosen, _ = stratified(torch.tensor([labels[position] for position in whole]), count)
-    picks: list[int] = chosen.tolist()
+    picks: list[int] = chosen.numpy().tolist()
     validation = sorted(whole[pick] for pick in picks)
     gone = {words[position] for position in validation}
     gone |= {part for each in list(gone) for part in parts.of(each)}
