@@ -1,6 +1,5 @@
 """The recipe for texts, in a shortened form: from sentences to an int8 engine in a bundle that reads sentences."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,12 @@ import pytest
 import torch
 
 from potstill.pipeline.cli import main
+from potstill.pipeline.report import Report
 from potstill.pipeline.tokenizer import FILE, Tokenizer
 from tests.support.command_line import ROOT
 from tests.support.small_texts import texts, write_splits
 
-SHARED = ROOT.parents[1] / "shared" / "data" / "sst2"
+SHARED = ROOT.parent / "shared" / "data" / "sst2"
 SHORT = (
     "data.path=texts",
     "data.batch_size=32",
@@ -39,13 +39,28 @@ def arguments(folder: Path, *more: str) -> list[str]:
     return [str(recipe), *settings, "--runs-dir", str(folder / "runs")]
 
 
+def finished(folder: Path) -> Report:
+    """The report of the run in the folder."""
+    return Report.model_validate_json((folder / "runs" / "sst2" / "report.json").read_bytes())
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_recipe_is_for_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_splits(tmp_path / "texts", train=128, test=48)
+    assert main(["check", *arguments(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    for step in ("01-train", "02-distill", "03-prune", "04-factorize", "05-quantize", "onnxruntime cpu int8"):
+        assert step in told
+
+
 @pytest.mark.slow
 def test_a_bundle_of_a_text_run_reads_sentences(tmp_path: Path) -> None:
     write_splits(tmp_path / "texts", train=256, test=64)
     short = arguments(tmp_path, "stages.train.learning_rate=0.003", "stages.train.epochs=6")
     assert main(["run", *short, "--until", "train"]) == 0
-    report = json.loads((tmp_path / "runs" / "sst2" / "report.json").read_text())
-    assert report["steps"][0]["engine"]["score"]["value"] > 0.9
+    engine = finished(tmp_path).steps[0].engine
+    assert engine.score.value > 0.9
+    assert any("timed on samples of length" in remark for remark in engine.remarks)
     bundle = tmp_path / "bundle"
     assert main(["bundle", str(tmp_path / "runs" / "sst2"), "--output", str(bundle)]) == 0
     assert "tokenizers==" in (bundle / "requirements.txt").read_text()
@@ -60,7 +75,7 @@ def test_a_bundle_of_a_text_run_reads_sentences(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_recipe_runs_on_a_few_hundred_sentences(tmp_path: Path) -> None:
+def test_a_student_learns_from_a_few_hundred_sentences(tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("needs ../shared/data/sst2")
     (tmp_path / "texts").mkdir()
@@ -72,15 +87,12 @@ def test_the_whole_recipe_runs_on_a_few_hundred_sentences(tmp_path: Path) -> Non
                 text=np.frombuffer("\n".join(lines).encode(), np.uint8),
                 y=archive["y"][:count],
             )
-    assert main(["run", *arguments(tmp_path)]) == 0
-    report = json.loads((tmp_path / "runs" / "sst2" / "report.json").read_text())
-    assert report["classes"] == ["negative", "positive"]
-    train, distill, prune, factorize, quantize = report["steps"]
-    assert {term["method"] for term in distill["facts"]["knowledge"]} == {"kd", "attention", "hidden_states"}
-    assert prune["macs"] <= 0.75 * distill["macs"] < train["macs"]
-    assert factorize["engine"]["file_bytes"] < prune["engine"]["file_bytes"]
-    assert quantize["engine"]["audit"]["int8_share"] > 0.9
-    assert any("timed on samples of length" in remark for remark in quantize["engine"]["remarks"])
+    assert main(["run", *arguments(tmp_path), "--until", "distill"]) == 0
+    report = finished(tmp_path)
+    assert report.classes == ("negative", "positive")
+    (point,) = report.steps[1].curve
+    assert point.terms.keys() == {"task", "kd", "attention", "hidden_states"}
+    assert report.steps[1].macs < report.steps[0].macs
 
 
 @pytest.mark.slow
@@ -113,5 +125,4 @@ def test_a_local_model_of_transformers_teaches(tmp_path: Path) -> None:
     recipe = tmp_path / "sst2.yaml"
     recipe.write_text((ROOT / "configs" / "sst2.yaml").read_text())
     assert main(["run", str(recipe), *settings, "--runs-dir", str(tmp_path / "runs")]) == 0
-    report = json.loads((tmp_path / "runs" / "sst2" / "report.json").read_text())
-    assert [step["name"] for step in report["steps"]] == ["01-teacher", "02-distill"]
+    assert [step.name for step in finished(tmp_path).steps] == ["01-teacher", "02-distill"]
