@@ -107,11 +107,9 @@ class Plan:
         data = recipe.data.load(directory, task.targets)
         task.validate(data)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        plan = cls(recipe, directory, data, task, device, _precision(recipe, device))
-        plan.demand_weights()
-        return plan
+        return cls(recipe, directory, data, task, device, _precision(recipe, device))
 
-    def demand_weights(self) -> None:
+    def _demand_weights(self) -> None:
         """ModelError where the teacher has weights that no stage trains to the end."""
         if self.teacher_weights is None and (not self.recipe.stages or self.recipe.stages[0].stage != "train"):
             raise ModelError(
@@ -142,6 +140,7 @@ class Plan:
         Raises ModelError when it cannot be built, does not run on the data, or the weights do not fit;
         TaskError when the user's task does not take its outputs.
         """
+        self._demand_weights()
         data = self.data
         blueprint = Blueprint(
             model=self.teacher_model,

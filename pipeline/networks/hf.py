@@ -1,6 +1,5 @@
 """Text classifiers of Hugging Face's transformers, from a folder on this machine."""
 
-import hashlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -8,6 +7,7 @@ from typing import Any, Literal, Self
 from torch import Tensor, nn
 
 from ..errors import MissingDependency, ModelError
+from ..fingerprints import fingerprint, sha256_of
 from ..lengths import MASK
 from .network import Network, Shapes, told
 from .text_encoder import TOKENS
@@ -78,8 +78,8 @@ class HuggingFace(Network, frozen=True, extra="forbid"):
         return self.path / WEIGHTS if wanted <= stored else None
 
     def source_sha256(self) -> str:
-        """Of the settings that the folder has; its weights have a fingerprint of their own."""
-        return hashlib.sha256((self.path / CONFIG).read_bytes()).hexdigest()
+        """Of the folder's settings and weights."""
+        return fingerprint(*(sha256_of(self.path / name) for name in (CONFIG, WEIGHTS)))
 
     def _config(self, num_classes: int | None) -> Any:
         try:
