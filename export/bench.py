@@ -42,7 +42,7 @@ class TargetBench:
     @contextmanager
     def beside(self, baseline: Artifact) -> Generator[Callable[[Artifact], Beside]]:
         """Times artifacts beside `baseline`, whose engine is built once."""
-        inputs = numpy_inputs(self.data.example(self._batch))
+        inputs = numpy_inputs(self.data.timed(self._batch))
         with TemporaryDirectory(prefix="potstill-bench-") as scratch:
             base = self._built(baseline, Path(scratch) / "baseline")
             count = 0

@@ -196,7 +196,7 @@ def measure_engine(
         peak_memory_bytes=timing.peak_memory_bytes,
         parity=built.parity,
         audit=built.audit,
-        remarks=built.remarks,
+        remarks=(*built.remarks, *_timed_on(data)),
         device_latency=on_device.latency if on_device else (),
         device_memory_bytes=on_device.memory_bytes if on_device else None,
         device_states=on_device.states if on_device else None,
@@ -204,6 +204,15 @@ def measure_engine(
         operators=_operators(built, target, inputs[target.batch[0]]),
     )
     return Measured(engine, values)
+
+
+def _timed_on(data: Dataset) -> tuple[str, ...]:
+    """What latency hangs on where samples are of unequal length."""
+    if data.test.lengths is None:
+        return ()
+    lengths = np.sort(data.test.lengths.numpy())
+    median, long = (int(lengths[int(share * (len(lengths) - 1))]) for share in (0.5, 0.95))
+    return (f"timed on samples of length {median}, the median of the test split; 5 % are longer than {long}",)
 
 
 class _Kept(Value):
@@ -303,8 +312,8 @@ def _fastest(profiles: Sequence[tuple[OperatorTime, ...]]) -> list[OperatorTime]
 
 
 def _inputs(data: Dataset, batch: int) -> dict[str, Array]:
-    """The first test samples, from the start again where there are fewer than the batch asks for."""
-    return numpy_inputs(data.test.batch(torch.arange(batch) % len(data.test)).inputs)
+    """What is timed, as engines take it."""
+    return numpy_inputs(data.timed(batch))
 
 
 def _values(built: BuiltEngine, target: Target, data: Dataset, task: Task) -> Values:

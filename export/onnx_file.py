@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..pipeline.artifact import Artifact
 from ..pipeline.errors import ExportError, MissingDependency
 from ..pipeline.grouped_weights import dequantize_linear
-from ..pipeline.quantization import Quantization, capture, dynamic_batch
+from ..pipeline.lengths import example_pair, free_inputs
+from ..pipeline.quantization import Quantization, capture, dynamic_shapes
 from ..pipeline.quiet import quiet
 from ..pipeline.sharing import plain
 from ..pipeline.sparsity import holds
@@ -26,6 +27,8 @@ OPSET = 21
 OUTPUT = "logits"
 BATCH = "batch"
 """The name of the free first dimension of every input and output."""
+LENGTH = "length"
+"""The name of the second one of inputs of free length, such as a text's tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,7 @@ def _normalized(graph: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
     model = _from_torch(graph, inputs)
     _strip(model)
     _free_batch(model.graph)
+    _free_lengths(model.graph, free_inputs(inputs))
     _rename(model.graph)
     return model
 
@@ -139,12 +143,11 @@ def _from_torch(graph: nn.Module, inputs: Mapping[str, Tensor]) -> "ModelProto":
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport, reportMissingTypeStubs] # torch.onnx needs it
     except ImportError as error:
         raise MissingDependency("exporting to ONNX needs onnx and onnxscript: pip install onnx onnxscript") from error
-    # torch.export takes batch sizes 0 and 1 for constants.
-    example = tuple(tensor if len(tensor) > 1 else torch.cat([tensor, tensor]) for tensor in inputs.values())
+    example = tuple(example_pair(inputs))
     # It warns, on the terminal, of operators of packages that are not installed and not used here.
     with quiet("torch.onnx", "torch.onnx._internal.exporter._registration"):
         try:
-            program = torch.export.export(graph, example, dynamic_shapes=dynamic_batch(graph, inputs))
+            program = torch.export.export(graph, example, dynamic_shapes=dynamic_shapes(graph, inputs))
             result = torch.onnx.export(  # pyright: ignore[reportUnknownMemberType]
                 program,
                 dynamo=True,
@@ -203,6 +206,19 @@ def _free_batch(graph: "GraphProto") -> None:
                 "the model writes a batch size into its graph; derive it from the input instead"
             )
         dimension.dim_param = BATCH
+
+
+def _free_lengths(graph: "GraphProto", names: Sequence[str]) -> None:
+    for value in graph.input:
+        if value.name not in names:
+            continue
+        dimension = value.type.tensor_type.shape.dim[1]
+        if dimension.HasField("dim_value"):
+            raise ExportError(
+                f"the exported model takes {value.name} of length {dimension.dim_value} only: the model writes a "
+                "length into its graph; derive it from the input instead"
+            )
+        dimension.dim_param = LENGTH
 
 
 def _pack_four_bits(graph: "GraphProto") -> None:

@@ -1,6 +1,6 @@
 """Whether an engine computes what the model computes, on real inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -17,6 +17,8 @@ from .target import BF16, HALF, scheme_of
 
 SAMPLES = 256
 BATCH_SIZE = 64
+ALONE = 8
+"""Samples of unequal length that are compared one by one."""
 
 FLOAT_LIMIT = 1e-4
 """Of the largest output. Other orders of summation cost about 1e-6 in float32; a wrong weight or operator far more."""
@@ -178,12 +180,19 @@ def _torch(model: nn.Module) -> _Outputs:
 @torch.no_grad()
 def _outputs(functions: Sequence[_Outputs], split: Split) -> list[Array]:
     found: list[list[Array]] = [[] for _ in functions]
-    count = min(SAMPLES, len(split))
-    for start in range(0, count, BATCH_SIZE):
-        inputs = split.batch(torch.arange(start, min(start + BATCH_SIZE, count))).inputs
+    for index in _compared(split):
+        inputs = split.batch(index).inputs
         for outputs, function in zip(found, functions, strict=True):
             outputs.append(function(inputs))
     return [np.concatenate(outputs) for outputs in found]
+
+
+def _compared(split: Split) -> Iterator[torch.Tensor]:
+    """Positions batch by batch; of samples of unequal length, some alone, so that engines run at many lengths."""
+    count = min(SAMPLES, len(split))
+    alone = 0 if split.lengths is None else min(ALONE, count)
+    for start in (*range(alone), *range(alone, count, BATCH_SIZE)):
+        yield torch.arange(start, start + 1 if start < alone else min(start + BATCH_SIZE, count))
 
 
 def _margin(outputs: Array) -> Array:

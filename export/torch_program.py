@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..pipeline.errors import ExportError
+from ..pipeline.lengths import free_inputs
 from .engine import Array
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,7 +25,7 @@ class TensorType(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shape: tuple[int | None, ...]
-    """None is the free batch."""
+    """None is the free batch, or a free length."""
     dtype: str
     """As NumPy names it."""
 
@@ -48,7 +49,8 @@ class Signature(BaseModel):
         """Of a model that takes these inputs and gives float32; runs it once."""
         with torch.inference_mode():
             given = cast(Tensor, model(*inputs.values()))
-        types = {name: _type_of(tensor) for name, tensor in inputs.items()}
+        free = free_inputs(inputs)
+        types = {name: _type_of(tensor, free=2 if name in free else 1) for name, tensor in inputs.items()}
         return cls(precision=precision, inputs=types, output=output, output_type=_type_of(given))
 
 
@@ -133,9 +135,10 @@ def cast_hint(error: BaseException, precision: str) -> str:
     )
 
 
-def _type_of(tensor: Tensor) -> TensorType:
+def _type_of(tensor: Tensor, *, free: int = 1) -> TensorType:
+    """Of which the first so many dimensions are free."""
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return TensorType(shape=(None, *tensor.shape[1:]), dtype=dtype)
+    return TensorType(shape=(*[None] * free, *tensor.shape[free:]), dtype=dtype)
 
 
 def _written(shape: Sequence[int | None]) -> str:

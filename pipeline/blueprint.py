@@ -162,11 +162,13 @@ class Blueprint(_Frozen):
     num_classes: int
     """How many outputs it has for one sample along their first axis: of a classification the classes, of a regression
     the numbers or a map's channels; 0 where only the user's model and task know."""
+    vocabulary: int = 0
+    """How many tokens the data's tokenizer knows; 0 where samples are no texts."""
     edits: tuple[Edit, ...] = ()
 
     def build(self) -> nn.Module:
         """The structure with untrained weights. Raises ArtifactError when an edit does not fit the model."""
-        model = build(self.model, self.input_shapes, self.num_classes)
+        model = build(self.model, self.input_shapes, self.num_classes, self.vocabulary)
         for edit in self.edits:
             edit.apply(model)
         return model

@@ -19,10 +19,12 @@ from .augmentation import Augmentation, Draws, View, augmented
 from .data_checks import CheckedReading, Reading, Samples, Targets, checked
 from .errors import DataError
 from .fingerprints import fingerprint
+from .lengths import cut, lengths_of, order_by_length
 from .normalization import Normalization, Normalize, normalizations_of
 from .registry import discovered
 from .seeding import generator as seeded_generator
 from .strong_augmentation import StrongDraws, strongly_augmented
+from .tokenizer import Text
 
 SPLIT_SEED = 0
 """Which samples are held out is not up to the run's seed: runs of different seeds are measured on the same images."""
@@ -45,7 +47,10 @@ class Batch:
 
 
 class Split:
-    """The samples of one split: stored as read (uint8 where the pixels are), normalised when a batch is taken."""
+    """The samples of one split: stored as read (uint8 where the pixels are), normalised when a batch is taken.
+
+    Samples of unequal length are stored padded to the longest of all; a batch is cut to the longest of its own.
+    """
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class Split:
         self._inputs = inputs
         self._normalizations = normalizations
         self._augment = augment
+        self._lengths = lengths_of(inputs, "the samples")
         self._draws: tuple[View, Draws] | None = None
         self._strong_draws: tuple[View, StrongDraws] | None = None
 
@@ -72,8 +78,19 @@ class Split:
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """By input name, without the batch axis."""
+        """By input name, without the batch axis; of a free length, the longest."""
         return {name: tuple(tensor.shape[1:]) for name, tensor in self._inputs.items()}
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """How long each sample is, int64 (N,); None where all are equally long."""
+        return self._lengths
+
+    def order(self, batch_size: int, draws: torch.Generator) -> Tensor:
+        """All positions in random order; of unequal samples, so that those of a batch are about equally long."""
+        if self._lengths is None:
+            return torch.randperm(len(self), generator=draws)
+        return order_by_length(self._lengths, batch_size, draws)
 
     @property
     def raw(self) -> dict[str, Tensor]:
@@ -108,7 +125,7 @@ class Split:
         """All samples in order, not augmented; the last batch may be smaller."""
         for start in range(0, len(self), batch_size):
             end = min(start + batch_size, len(self))
-            inputs = {name: tensor[start:end] for name, tensor in self._inputs.items()}
+            inputs = self._cut({name: tensor[start:end] for name, tensor in self._inputs.items()}, slice(start, end))
             yield Batch(self._normalized(inputs), self.target[start:end], torch.arange(start, end))
 
     def sha256(self) -> str:
@@ -121,12 +138,15 @@ class Split:
         return digest.hexdigest()
 
     def _seen(self, index: Tensor, view: View | None) -> dict[str, Tensor]:
-        inputs = {name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}
+        inputs = self._cut({name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}, index)
         if view is None or not self._augment:
             return inputs
         if self._draws is None or self._draws[0] != view:
             self._draws = (view, Draws.of(view, len(self)))
         return augmented(inputs, self._augment, self._draws[1].at(index))
+
+    def _cut(self, inputs: dict[str, Tensor], which: Tensor | slice) -> dict[str, Tensor]:
+        return inputs if self._lengths is None else cut(inputs, int(self._lengths[which].max()))
 
     @cached_property
     def _ranges(self) -> dict[str, tuple[float, float]]:
@@ -157,6 +177,13 @@ class Dataset:
     description: str
     """One line for people, such as ``handwritten digits 1x32x32: 1437 train, 360 test, 10 classes``."""
     targets: Targets = "classes"
+    text: Text | None = None
+    """The tokenizer, and what the test split was before it; None where samples are no texts."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the tokenizer knows; 0 where samples are no texts."""
+        return 0 if self.text is None else self.text.tokenizer.size
 
     @property
     def num_classes(self) -> int:
@@ -192,8 +219,23 @@ class Dataset:
         return View(seed, epoch) if self.views is None else View(VIEW_SEED, epoch % self.views)
 
     def example(self, batch_size: int = 2) -> dict[str, Tensor]:
-        """The first test inputs, normalised; fewer where the test split is smaller."""
-        return self.test.batch(torch.arange(min(batch_size, len(self.test)))).inputs
+        """The first test inputs, normalised; fewer where the test split is smaller.
+
+        Of samples of unequal length, those whose length is nearest to the median.
+        """
+        return self.test.batch(self._typical[:batch_size]).inputs
+
+    def timed(self, batch_size: int) -> dict[str, Tensor]:
+        """What engines are timed on: as `example`, but from the start again where the test split is smaller."""
+        return self.test.batch(self._typical[torch.arange(batch_size) % len(self.test)]).inputs
+
+    @cached_property
+    def _typical(self) -> Tensor:
+        """The positions of the test split, the most typical samples first."""
+        lengths = self.test.lengths
+        if lengths is None:
+            return torch.arange(len(self.test))
+        return torch.sort((lengths - lengths.median()).abs(), stable=True).indices
 
 
 class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
@@ -222,8 +264,9 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
 
         `targets` is what the task takes.
         """
-        reading = checked(self.read(directory), targets)
-        train, validation = self._held_out(reading)
+        read = self.read(directory)
+        reading = checked(read, targets)
+        train, validation = self.held_out(reading)
         self._check_augment(train)
         normalizations = normalizations_of(train.inputs, self.normalize, train.origin)
         splits = {
@@ -239,14 +282,15 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
             test=splits["test"],
             classes=classes,
             batch_size=self.batch_size,
-            fingerprint=_fingerprint(splits, classes, self.batch_size, self.views),
+            fingerprint=_fingerprint(splits, classes, self.batch_size, self.views, read.text),
             views=self.views,
             description=_description(reading.description, splits, classes),
             targets=targets,
+            text=read.text,
         )
 
-    def _held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
-        """Train without the samples of the validation split, and that split."""
+    def held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
+        """Train without the samples of the validation split, and that split; a source may have its own way."""
         count, total = self.validation, len(reading.train.target)
         if count == 0:
             return reading.train, reading.validation
@@ -316,9 +360,12 @@ def _split(samples: Samples, normalizations: dict[str, Normalization], augment: 
     return Split(samples.inputs, samples.target, normalizations=normalizations, augment=augment)
 
 
-def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...], batch_size: int, views: int | None) -> str:
+def _fingerprint(
+    splits: dict[str, Split], classes: tuple[str, ...], batch_size: int, views: int | None, text: Text | None
+) -> str:
     hashes = {name: split.sha256() for name, split in splits.items()}
-    return fingerprint(cast(JsonValue, hashes), list(classes), batch_size, views)
+    tokens = () if text is None else (text.tokenizer.json,)
+    return fingerprint(cast(JsonValue, hashes), list(classes), batch_size, views, *tokens)
 
 
 def _description(title: str, splits: dict[str, Split], classes: tuple[str, ...]) -> str:

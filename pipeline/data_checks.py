@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import DataError
+from .tokenizer import Text
 
 Array = NDArray[Any]
 Targets = Literal["classes", "numbers", "any"]
@@ -39,6 +40,8 @@ class Reading:
     validation: RawSamples | None = None
     classes: Sequence[str] | None = None
     """The classes' names in order of their numbers; without, they are counted in train and called by their numbers."""
+    text: Text | None = None
+    """What the samples were before they were numbers, where they were texts."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,14 @@ from pydantic_core import CoreSchema
 from torch import Tensor, nn
 
 from .errors import ModelError
+from .lengths import MASK, cut, lengths_of
 from .networks.network import Network, rounded
 from .python_reference import PythonReference
 from .registry import OneOf, discovered
 
 PYTHON_PATTERN = r"^.+\.py:[A-Za-z_]\w*$"
+HF = "hf:"
+"""Begins the short form of a model of transformers: the folder follows."""
 KEYS_SHOWN = 8
 """How many keys of a kind a message lists."""
 
@@ -31,8 +34,8 @@ class PythonModel(BaseModel, frozen=True, extra="forbid"):
     python: Annotated[str, Field(pattern=PYTHON_PATTERN)]
     """`file.py:function`; a relative path starts at the recipe's folder."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict[str, bool | int | float | str])
-    """Given to the function by name; `num_classes` (or `num_outputs`, the same number) and `input_shapes` are given too
-    where it has such parameters."""
+    """Given to the function by name; `num_classes` (or `num_outputs`, the same number), `input_shapes` and, for texts,
+    `vocabulary` are given too where it has such parameters."""
 
     def reference(self, directory: Path = Path()) -> PythonReference:
         """The function; ModelError where its file is missing."""
@@ -40,16 +43,19 @@ class PythonModel(BaseModel, frozen=True, extra="forbid"):
 
 
 class _TextSchema:
-    """Adds the short form, `file.py:function`, to the JSON schema that editors read."""
+    """Adds the short forms, `file.py:function` and `hf:folder`, to the JSON schema that editors read."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         mappings = handler(schema)
-        return {"anyOf": [*mappings.get("oneOf", [mappings]), {"type": "string", "pattern": PYTHON_PATTERN}]}
+        texts = [{"type": "string", "pattern": pattern} for pattern in (PYTHON_PATTERN, f"^{HF}.+")]
+        return {"anyOf": [*mappings.get("oneOf", [mappings]), *texts]}
 
 
 def _mapping(value: Any) -> Any:
-    return {"python": value} if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return {"name": "hf", "path": value.removeprefix(HF)} if value.startswith(HF) else {"python": value}
 
 
 def _form(value: Any) -> str:
@@ -64,31 +70,44 @@ ModelReference = Annotated[
     BeforeValidator(_mapping),
     _TextSchema,
 ]
-"""A network by name with its settings, or the user's `file.py:function`, given alone or with `arguments`."""
+"""A network by name with its settings, `hf:folder`, or the user's `file.py:function`, alone or with `arguments`."""
 
 
 def resolve(reference: Network | PythonModel, directory: Path) -> Network | PythonModel:
     """The reference with an absolute path, the same from every folder. ModelError where the file is missing."""
     if isinstance(reference, Network):
-        return reference
+        return reference.resolved(directory)
     found = reference.reference(directory)
     return reference.model_copy(update={"python": str(found)})
 
 
+def own_weights(reference: Network | PythonModel) -> Path | None:
+    """The file of weights that the network is built with; None where they are drawn, or the user's own affair."""
+    return reference.weights() if isinstance(reference, Network) else None
+
+
 def source_sha256(reference: Network | PythonModel) -> str:
-    """Of the user's file and its siblings, for fingerprints; empty for a network of ours."""
-    return reference.reference().sha256() if isinstance(reference, PythonModel) else ""
+    """Of what it is built by outside of potstill, such as the user's file and its siblings, for fingerprints."""
+    return reference.reference().sha256() if isinstance(reference, PythonModel) else reference.source_sha256()
 
 
-def build(reference: Network | PythonModel, input_shapes: Mapping[str, tuple[int, ...]], num_classes: int) -> nn.Module:
+def build(
+    reference: Network | PythonModel,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    num_classes: int,
+    vocabulary: int = 0,
+) -> nn.Module:
     """A new network with weights drawn from torch's global generator, which the caller seeds.
 
     `num_classes` outputs are asked of it: classes, numbers or channels of a map; 0 where nobody but the user knows.
+    `vocabulary` counts the tokens of texts; 0 where samples are none.
     """
     if isinstance(reference, PythonModel):
         offered: dict[str, object] = {"input_shapes": dict(input_shapes)}
         if num_classes:
             offered |= {"num_classes": num_classes, "num_outputs": num_classes}
+        if vocabulary:
+            offered["vocabulary"] = vocabulary
         found = reference.reference()
         model = found.call(reference.arguments, offered)
         if not isinstance(model, nn.Module):
@@ -96,16 +115,12 @@ def build(reference: Network | PythonModel, input_shapes: Mapping[str, tuple[int
                 f"{found} returned a value of type {type(model).__name__}; it must return a torch.nn.Module"
             )
         return model
-    shapes = list(input_shapes.values())
-    if len(shapes) != 1 or len(shapes[0]) != 3:
-        given = ", ".join(f"{name} {shape}" for name, shape in input_shapes.items())
-        raise ModelError(f"{reference.name} takes one image (channels, height, width), but the data gives {given}")
     if not num_classes:
         raise ModelError(
             f"{reference.name} must know how many outputs to give, and the data has no classes to count: name them "
             "with `classes`, or take a model of your own, `my_models.py:make`"
         )
-    return reference.build(shapes[0], num_classes)
+    return reference.build_for(input_shapes, num_classes, vocabulary)
 
 
 def derive(reference: Network | PythonModel, *, width: float = 1.0, depth: float = 1.0) -> Network | PythonModel:
@@ -234,3 +249,26 @@ def check_runs(model: nn.Module, inputs: Mapping[str, Tensor], output_shape: tup
     if not outputs.isfinite().all():
         raise ModelError("the model gives outputs that are NaN or infinite on the first test inputs; check its weights")
     return outputs
+
+
+def check_padding(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """ModelError where a model says something else of a sample once it is padded to a longer one's length.
+
+    `inputs` are samples of unequal length; those of one length each are not looked at.
+    """
+    lengths = lengths_of(inputs, "the first test samples")
+    if lengths is None:
+        return
+    shortest = int(lengths.argmin())
+    alone = cut({name: tensor[shortest : shortest + 1] for name, tensor in inputs.items()}, int(lengths[shortest]))
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()
+        padded, bare = model(*inputs.values())[shortest], model(*alone.values())[0]
+    model.train(was_training)
+    if not torch.allclose(padded, bare, rtol=1e-3, atol=1e-3 * max(float(bare.abs().max()), 1e-6)):
+        raise ModelError(
+            f"the model says something else of a sample of length {int(lengths[shortest])} when it is padded to "
+            f"{int(lengths.max())}: outputs differ by up to {float((padded - bare).abs().max()):.3g}. It must leave "
+            f"out whatever {MASK} has a 0 for: mask the keys of its attention, and what it makes a mean or maximum of"
+        )

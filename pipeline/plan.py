@@ -15,10 +15,10 @@ from ..stages.stage import Context, Stage
 from .artifact import Artifact
 from .blueprint import Blueprint
 from .data import Dataset
-from .errors import UsageError
+from .errors import ModelError, UsageError
 from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .journal import Journal
-from .models import PythonModel, check_runs, load_weights, resolve, source_sha256
+from .models import PythonModel, check_padding, check_runs, load_weights, own_weights, resolve, source_sha256
 from .networks.network import Network
 from .processor import has_bf16
 from .progress import Progress
@@ -30,6 +30,9 @@ from .training import Precision
 
 TEACHER = "teacher"
 """The name of the step that only takes over given weights."""
+
+PADDING_SAMPLES = 16
+"""Of unequal length, to find out whether padding changes what a model says."""
 
 MODEL_CODE = (
     "stages",
@@ -44,6 +47,7 @@ MODEL_CODE = (
             "fake_quantization",
             "grouped_quantizer",
             "grouped_weights",
+            "lengths",
             "models",
             "networks",
             "metric",
@@ -57,6 +61,7 @@ MODEL_CODE = (
             "task",
             "teacher",
             "teacher_cache",
+            "tokenizer",
             "training",
             "written_out",
         )
@@ -104,6 +109,14 @@ class Plan:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(recipe, directory, data, task, device, _precision(recipe, device))
 
+    def _demand_weights(self) -> None:
+        """ModelError where the teacher has weights that no stage trains to the end."""
+        if self.teacher_weights is None and (not self.recipe.stages or self.recipe.stages[0].stage != "train"):
+            raise ModelError(
+                f"{self.recipe.teacher.model.model_dump(mode='json')}: its weights have no last layer for the classes; "
+                "begin `stages` with a `train` stage, which trains one, or take a model that was trained to classify"
+            )
+
     @cached_property
     def teacher_model(self) -> Network | PythonModel:
         """The teacher's reference with its paths resolved."""
@@ -111,9 +124,9 @@ class Plan:
 
     @cached_property
     def teacher_weights(self) -> Path | None:
-        """The file of the teacher's weights; None where the first stage trains them."""
+        """The file of the teacher's weights, which may be its network's own; None where the first stage trains them."""
         weights = self.recipe.teacher.weights
-        return None if weights is None else self.directory / weights
+        return own_weights(self.teacher_model) if weights is None else self.directory / weights
 
     def teacher_of(self, artifact: Artifact, runs: Path | None = None) -> Teacher:
         """The run's teacher; its stored outputs lie where the recipe says, else among the `runs`, else in memory."""
@@ -127,13 +140,20 @@ class Plan:
         Raises ModelError when it cannot be built, does not run on the data, or the weights do not fit;
         TaskError when the user's task does not take its outputs.
         """
+        self._demand_weights()
         data = self.data
-        blueprint = Blueprint(model=self.teacher_model, input_shapes=data.input_shapes, num_classes=data.num_outputs)
+        blueprint = Blueprint(
+            model=self.teacher_model,
+            input_shapes=data.input_shapes,
+            num_classes=data.num_outputs,
+            vocabulary=data.vocabulary,
+        )
         with seeded(self.recipe.seed, TEACHER):
             model = blueprint.build()
-        if self.teacher_weights is not None:
-            load_weights(model, self.teacher_weights)
+        if self.recipe.teacher.weights is not None:
+            load_weights(model, self.directory / self.recipe.teacher.weights)
         outputs = check_runs(model, data.example(), data.output_shape)
+        check_padding(model, data.test.batch(torch.arange(min(PADDING_SAMPLES, len(data.test)))).inputs)
         target = data.test.batch(torch.arange(len(outputs))).target
         self.task.loss(outputs, target)
         self.task.values(outputs, target)

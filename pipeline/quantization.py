@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx, nn
 
 from .errors import ModelError
+from .lengths import example_pair, free_inputs
 from .written_out import write_out
 
 ACTIVATION_LEVELS = 255
@@ -98,11 +99,8 @@ def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
 
     Raises ModelError when torch.export cannot follow the model.
     """
-    shapes = dynamic_batch(model, inputs)
-    # torch.export treats batch sizes 0 and 1 as constants, so the example must hold at least two samples.
-    example = tuple(
-        tensor.repeat(2, *(1,) * (tensor.ndim - 1)) if len(tensor) < 2 else tensor for tensor in inputs.values()
-    )
+    shapes = dynamic_shapes(model, inputs)
+    example = tuple(example_pair(inputs))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecation notices while it traces
@@ -118,9 +116,13 @@ def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
     return graph
 
 
-def dynamic_batch(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """torch.export's `dynamic_shapes` with a free first dimension for every input of a model called positionally."""
-    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+def dynamic_shapes(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """torch.export's `dynamic_shapes` for a model called positionally: every input's first dimension is free.
+
+    So is the second one of inputs of free length.
+    """
+    free, dynamic = free_inputs(inputs), torch.export.Dim.DYNAMIC
+    shapes = tuple({0: dynamic, 1: dynamic} if name in free else {0: dynamic} for name in inputs)
     takes_any_number = any(
         parameter.kind is Parameter.VAR_POSITIONAL for parameter in signature(model.forward).parameters.values()
     )

@@ -25,6 +25,7 @@ from ..stages.stage import Stage
 from .data import DataSource, sources
 from .errors import RecipeError
 from .models import PYTHON_PATTERN, ModelReference
+from .networks.hf import HuggingFace
 from .overrides import overridden
 from .recipe_problems import MISFIT, nearest, problems_of
 from .recipe_yaml import Key, Located, located, read_recipe_file, yaml_text
@@ -151,7 +152,9 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[Key, str]]:
     """What no part of the recipe can know by itself."""
     stages = recipe.stages
     first: dict[str, int] = {}
-    if recipe.teacher.weights is None and (not stages or stages[0].stage != "train"):
+    # What a network that brings its own weights lacks is only known when they are read.
+    brings_weights = isinstance(recipe.teacher.model, HuggingFace)
+    if recipe.teacher.weights is None and not brings_weights and (not stages or stages[0].stage != "train"):
         yield ("teacher",), "has no weights: give `weights: file.safetensors`, or begin `stages` with a `train` stage"
     for position, stage in enumerate(stages):
         problem = stage.problem_behind(stages[:position])

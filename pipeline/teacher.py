@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .artifact import Artifact
 from .augmentation import View
 from .data import Batch
+from .errors import CacheError
 from .fingerprints import code_fingerprint
 from .taps import Outputs, outputs_of
 from .teacher_cache import LOGITS, CacheSettings, Counts, TeacherCache
@@ -53,6 +54,11 @@ class Teacher:
         repeats = batch.view is None or context.data.views is not None
         if not repeats or (taps and not self._settings.maps):
             return self.live_outputs(batch, taps, context)
+        if taps and context.data.train.lengths is not None:
+            raise CacheError(
+                "`teacher.cache.maps` stores what flows inside the teacher as one block, and these samples are of "
+                "unequal length. Mend: leave `maps` out; the teacher's last outputs are stored all the same"
+            )
         number = 0 if batch.view is None else batch.view.number
         names = [LOGITS, *taps]
         rows = self._opened_cache(context).rows(

@@ -5,10 +5,10 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from .data import Batch, Dataset, Split
@@ -27,25 +27,42 @@ CHECKPOINT_SECONDS = 20.0
 GRADIENT_LOOKS = 8
 """In how many epochs of a training the terms' gradients are compared: one backward pass a term each time."""
 
+LARGEST_ADAMW_RATE = 0.009
+"""Below the smallest default rate of SGD, so that none of those is taken for AdamW's by omission."""
+
+ADAMW_SECOND_BETA = 0.999
+
 LOSS_CHECK_STEPS = 20
 """How often the losses are looked at: each look makes the device wait for itself."""
 
 
 class Schedule(BaseModel, frozen=True, extra="forbid"):
-    """How long and how fast to train: SGD with Nesterov momentum, linear warm-up, cosine decay to zero."""
+    """How long and how fast to train: linear warm-up, cosine decay to zero, SGD with Nesterov momentum or AdamW."""
 
     epochs: Annotated[int, Field(ge=0)]
     """Passes over the training split; 0 trains nothing."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`adamw` (Loshchilov and Hutter 2019, arXiv 1711.05101) for transformers, with rates of about 0.0005."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     """The peak rate, reached at the end of the warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """The share of all steps that the rate rises linearly."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of AdamW, how much of the mean gradient stays from step to step (its first beta)."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """Applied to weights of two dimensions and more; norms and biases are left alone."""
 
     max_gradient_norm: Annotated[float, Field(gt=0)] = 2.0
     """Longer gradients are scaled down to this L2 norm (Pascanu et al. 2013, arXiv 1211.5063)."""
+
+    @model_validator(mode="after")
+    def _rate_fits_the_optimizer(self) -> Self:
+        if self.optimizer == "adamw" and self.learning_rate > LARGEST_ADAMW_RATE:
+            raise ValueError(
+                f"`learning_rate` {self.learning_rate:g} is for SGD; AdamW moves every weight by about its rate in "
+                f"each step, and diverges above {LARGEST_ADAMW_RATE:g}: give `learning_rate: 0.0005`"
+            )
+        return self
 
     def rate(self, step: int, num_steps: int) -> float:
         """The learning rate of `step` (from 0) of `num_steps`."""
@@ -205,7 +222,7 @@ class _Training:
         # A step that trains several times, as generations do, has one curve.
         self._epochs_before = curve[-1].epoch if curve else 0.0
 
-    def _new_optimizer(self) -> torch.optim.SGD:
+    def _new_optimizer(self) -> torch.optim.Optimizer:
         matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
         vectors = [parameter for parameter in self._parameters if parameter.ndim < 2]
         groups = [
@@ -213,6 +230,8 @@ class _Training:
             {"params": vectors, "weight_decay": 0.0},
         ]
         momentum = self._schedule.momentum
+        if self._schedule.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=self._schedule.learning_rate, betas=(momentum, ADAMW_SECOND_BETA))
         return torch.optim.SGD(groups, lr=self._schedule.learning_rate, momentum=momentum, nesterov=momentum > 0)
 
     @property
@@ -243,7 +262,7 @@ class _Training:
         epoch, position = divmod(self._step, self._steps_per_epoch)
         if self._order is None or position == 0:
             order_draws = generator(context.seed, self._name, "order", epoch)
-            self._order = torch.randperm(len(context.data.train), generator=order_draws)
+            self._order = context.data.train.order(context.data.batch_size, order_draws)
         index = self._order[position * context.data.batch_size : (position + 1) * context.data.batch_size]
         # Each step seeds its own draws, so that a resumed training needs no stored generator state.
         seed_global(context.seed, self._name, "step", self._step)
@@ -321,9 +340,12 @@ class _Training:
         self._model.load_state_dict(_with_prefix(stored, "model."))
         self._objective.load_state_dict(_with_prefix(stored, "objective."))
         for number, parameter in enumerate(self._parameters):
-            buffer = stored.get(f"momentum.{number}")
-            if buffer is not None:
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+            kept = _with_prefix(stored, f"optimizer.{number}.")
+            # Steps are counted on the CPU; the rest lies in the memory order of the parameter.
+            self._optimizer.state[parameter] = {
+                name: value.cpu() if name == "step" else torch.empty_like(parameter).copy_(value)
+                for name, value in kept.items()
+            }
         self._step = header["step"]
         self._sums = _Sums(**header["sums"])
         self._gradient_shares = header["gradient_shares"]
@@ -336,9 +358,8 @@ class _Training:
         tensors = {f"model.{key}": value for key, value in state_of(self._model).items()}
         tensors |= {f"objective.{key}": value for key, value in state_of(self._objective).items()}
         for number, parameter in enumerate(self._parameters):
-            buffer = cast(dict[str, Tensor], self._optimizer.state[parameter]).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{number}"] = buffer
+            kept = cast(dict[str, Tensor | None], self._optimizer.state[parameter])
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in kept.items() if value is not None}
         # A step's gradient can be infinite although its loss was not; such weights must not become the last good ones.
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise self._not_finite(self._step - 1, {"weights": math.nan})

@@ -117,6 +117,8 @@ class Manifest(Value):
     inputs: dict[str, Input]
     """In the engine's order."""
     outputs: dict[str, Output]
+    tokenizer: str | None = None
+    """The file that makes the inputs of texts, for the package `tokenizers`; None where samples are no texts."""
     measured: MeasuredRecord
     attribution: Attribution
     provenance: Provenance

@@ -1,5 +1,6 @@
 """A bundle's folder: written aside, proven from there by a process that knows nothing else, and then renamed."""
 
+import importlib.metadata
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from ...pipeline.normalization import Normalization
 from ...pipeline.progress import Progress
 from ...pipeline.storage_errors import storage_errors
 from ...pipeline.task import Task
+from ...pipeline.tokenizer import FILE as TOKENIZER
 from ..engine import Array, EngineDescription
 from ..measurement import EngineMeasurement, Machine
 from ..parity import numpy_inputs
@@ -70,6 +72,8 @@ def write_bundle(contents: Contents, folder: Path, *, triton: bool, replace: boo
         for file in contents.target.files_of(contents.file):
             shutil.copyfile(file, aside / file.name)
         manifest = _described(contents)
+        if contents.data.text is not None:
+            (aside / TOKENIZER).write_text(contents.data.text.tokenizer.json, encoding="utf-8")
         _write_texts(aside, manifest)
         progress.say(f"measures the {contents.task.metric.name} from the folder alone")
         manifest = _proven(aside, manifest, contents)
@@ -146,6 +150,7 @@ def _described(contents: Contents) -> Manifest:
         ),
         inputs=_inputs(told, contents.data.test),
         outputs=_outputs(told, outputs),
+        tokenizer=None if contents.data.text is None else TOKENIZER,
         measured=MeasuredRecord(
             score=engine.score,
             score_from_bundle=None,
@@ -194,12 +199,17 @@ def _outputs(told: EngineDescription, outputs: Mapping[str, Array]) -> dict[str,
 def _write_texts(folder: Path, manifest: Manifest) -> None:
     """What the example needs to run."""
     _write_manifest(folder, manifest)
-    example = rendered(f"{manifest.engine.runtime}.py.jinja", device=manifest.engine.device)
+    example = rendered(
+        f"{manifest.engine.runtime}.py.jinja", device=manifest.engine.device, tokenizer=manifest.tokenizer
+    )
     (folder / EXAMPLE).write_text(example, encoding="utf-8")
     libraries = manifest.measured.machine.libraries
-    packages = [name for name in ("numpy", *deployment_of(manifest.engine.runtime).packages) if name in libraries]
+    wanted = ("numpy", *deployment_of(manifest.engine.runtime).packages)
+    packages = {name: libraries[name] for name in wanted if name in libraries}
+    if manifest.tokenizer is not None:
+        packages["tokenizers"] = importlib.metadata.version("tokenizers")
     # What stands behind a plus sign is a build of the same version, which package indexes do not have.
-    pinned = [f"{name}=={libraries[name].partition('+')[0]}\n" for name in packages]
+    pinned = [f"{name}=={version.partition('+')[0]}\n" for name, version in packages.items()]
     (folder / "requirements.txt").write_text("".join(pinned), encoding="utf-8")
 
 
@@ -210,7 +220,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 def _proven(folder: Path, manifest: Manifest, contents: Contents) -> Manifest:
     """With the score that the folder alone has; ExportError where it is not the run's."""
     data, task = contents.data, contents.task
-    outputs = outputs_of(folder, data.test, data.batch_size)
+    outputs = outputs_of(folder, data, data.batch_size)
     score = score_of(values_of(outputs, data.test, task, data.batch_size), task.metric)
     wanted = contents.engine.score
     if score != wanted:

@@ -14,19 +14,20 @@ if TYPE_CHECKING:
 def multiply_rows(model: "ModelProto") -> None:
     """Turn quantized linear layers on (N, tokens…, features) into Gemm on (N · tokens, features).
 
-    The shapes around it change on the codes, between two quantizers. Only where the batch alone is free: the shape
-    behind the Gemm is then a constant.
+    The shapes around it change on the codes, between two quantizers. Where the batch alone is free, the shape behind
+    the Gemm is a constant; where the number of tokens is, too, it is made of the input's own at run time.
     """
     graph = model.graph
     shapes, made_by, read_by = inferred_shapes(model), makers(graph), readers(graph)
     instead: dict[str, Sequence[NodeProto]] = {}
     for node in graph.node:
         shape = shapes.get(node.output[0], ()) if node.op_type == "MatMul" else ()
-        layer = _token_layer(node, made_by, read_by, shapes) if len(shape) >= 3 and 0 not in shape[1:] else None
+        layer = _token_layer(node, made_by, read_by, shapes) if len(shape) >= 3 and shape[-1] else None
         if layer is not None:
             instead |= {old.output[0]: () for old in (layer.product, *layer.behind)}
-            instead[layer.quantizer.output[0]] = layer.as_gemm()
-            graph.initializer.extend(layer.shapes_around(shape))
+            free = 0 in shape[1:]
+            instead[layer.quantizer.output[0]] = (*(layer.shape_at_run_time() if free else ()), *layer.as_gemm())
+            graph.initializer.extend(layer.shapes_around(shape[-1:] if free else (-1, *shape[1:]), free=free))
     nodes = [new for node in graph.node for new in instead.get(node.output[0], (node,))]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -51,15 +52,25 @@ class _TokenLayer:
         """Of the layer's module."""
         return layer_name(self.product)
 
-    def shapes_around(self, output: Sequence[int]) -> "tuple[TensorProto, TensorProto]":
-        """The shapes before and behind the Gemm; `output` is that of the layer, whose batch is left free."""
+    def shapes_around(self, output: Sequence[int], *, free: bool) -> "tuple[TensorProto, TensorProto]":
+        """The shapes before and behind the Gemm; `output` is the latter, or its last size where more is `free`."""
         import numpy as np
         import onnx
 
         def constant(name: str, shape: Sequence[int]) -> "TensorProto":
-            return onnx.numpy_helper.from_array(np.array((-1, *shape), np.int64), f"{self.path}/{name}:shape")
+            return onnx.numpy_helper.from_array(np.array(shape, np.int64), f"{self.path}/{name}")
 
-        return constant("rows", (self.features,)), constant("maps", output[1:])
+        return constant("rows:shape", (-1, self.features)), constant("outputs" if free else "maps:shape", output)
+
+    def shape_at_run_time(self) -> "tuple[NodeProto, ...]":
+        """The nodes that make the shape behind the Gemm: that of the input, with as many features as outputs."""
+        from onnx.helper import make_node as make
+
+        before, maps = f"{self.path}/before", f"{self.path}/maps:shape"
+        return (
+            make("Shape", [self.dequantizer.input[0]], [before], name=f"{before}/Shape", start=0, end=-1),
+            make("Concat", [before, f"{self.path}/outputs"], [maps], name=f"{self.path}/maps/Concat", axis=0),
+        )
 
     def as_gemm(self) -> "tuple[NodeProto, ...]":
         """The nodes that take the place of the layer and of the quantizer behind it."""

@@ -197,14 +197,14 @@ def compiled(
     """The package of a model that was cast, its batch free; ExportError when torch.export or Inductor refuses it."""
     import torch
 
-    from ...pipeline.quantization import dynamic_batch
+    from ...pipeline.lengths import example_pair
+    from ...pipeline.quantization import dynamic_shapes
     from ..torch_program import brief, cast_hint
 
-    # torch.export takes batch sizes 0 and 1 for constants.
-    example = tuple(tensor if len(tensor) > 1 else torch.cat([tensor, tensor]) for tensor in inputs.values())
+    example = tuple(example_pair(inputs))
     with quiet(*LOGGERS), TemporaryDirectory(prefix="potstill-inductor-") as scratch, torch.no_grad():
         try:
-            program = torch.export.export(model, example, dynamic_shapes=dynamic_batch(model, inputs))
+            program = torch.export.export(model, example, dynamic_shapes=dynamic_shapes(model, inputs))
         except Exception as error:  # torch.export's errors have no common base class
             raise ExportError(
                 f"torch.export cannot capture this model: {brief(error)}"

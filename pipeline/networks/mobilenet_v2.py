@@ -7,14 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .network import Image, Network, initialize, rounded
+from .network import Image, ImageNetwork, initialize, rounded
 
 STEM = 32
 HEAD = 1280
 """Channels of the last convolution; narrow networks keep them, wide ones have more."""
 
 
-class MobileNetV2(Network, frozen=True, extra="forbid"):
+class MobileNetV2(ImageNetwork, frozen=True, extra="forbid"):
     """A network of depthwise convolutions between linear bottlenecks, MobileNet V2 (arXiv:1801.04381)."""
 
     name: Literal["mobilenet_v2"] = "mobilenet_v2"

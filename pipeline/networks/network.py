@@ -1,6 +1,8 @@
 """What every family of built-in networks is made of: its settings, which build it, and what the families share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel
@@ -10,23 +12,37 @@ from ..errors import ModelError
 
 Image = tuple[int, int, int]
 """Channels, height and width."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of one sample, by input name."""
 
 
 class Network(BaseModel, ABC, frozen=True, extra="forbid"):
-    """A family of image classifiers; a subclass needs no registration, and its fields are its YAML keys.
+    """A family of classifiers; a subclass needs no registration, and its fields are its YAML keys.
 
-    In every family activations and pools are modules of their own, each stage of one resolution is one module, and the
-    last layer is an ``nn.Linear``.
+    In every family that is ours the last layer is an ``nn.Linear``.
     """
 
     name: str
 
     @abstractmethod
-    def build(self, image: Image, num_classes: int) -> nn.Module:
-        """The network for images of this shape, with first weights drawn from torch's global generator.
+    def build_for(self, shapes: Shapes, num_classes: int, vocabulary: int = 0) -> nn.Module:
+        """The network for samples of these shapes, with first weights drawn from torch's global generator.
 
-        ModelError where the image does not fit.
+        `vocabulary` counts the tokens that the data's tokenizer knows; 0 where samples are no texts. ModelError where
+        the network does not take such inputs.
         """
+
+    def resolved(self, directory: Path) -> Self:
+        """The same, with the paths of whatever files it reads made absolute from `directory`."""
+        return self
+
+    def weights(self) -> Path | None:
+        """The file of weights that it is built with, where a network brings its own; None where they are drawn."""
+        return None
+
+    def source_sha256(self) -> str:
+        """Of whatever it is built by outside of potstill but weights, for fingerprints; empty for a network of ours."""
+        return ""
 
     @abstractmethod
     def scaled(self, *, width: float, depth: float) -> Self:
@@ -42,6 +58,31 @@ class Network(BaseModel, ABC, frozen=True, extra="forbid"):
                 f"{self.name} has a fixed number of blocks, so no student of {depth:g} times its depth can be derived "
                 "from it; scale its `width` only, or name the student's own network"
             )
+
+
+class ImageNetwork(Network, ABC, frozen=True, extra="forbid"):
+    """A family of image classifiers.
+
+    Activations and pools are modules of their own, and each stage of one resolution is one module.
+    """
+
+    @abstractmethod
+    def build(self, image: Image, num_classes: int) -> nn.Module:
+        """The network for images of this shape; ModelError where the image does not fit."""
+
+    def build_for(self, shapes: Shapes, num_classes: int, vocabulary: int = 0) -> nn.Module:
+        """ModelError where a sample is anything but one image."""
+        (shape, *others) = shapes.values()
+        if others or len(shape) != 3:
+            raise ModelError(
+                f"{self.name} takes one image (channels, height, width), but the data gives {told(shapes)}"
+            )
+        return self.build((shape[0], shape[1], shape[2]), num_classes)
+
+
+def told(shapes: Shapes) -> str:
+    """What a sample is, for messages."""
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
 
 
 def rounded(value: float, multiple: int) -> int:

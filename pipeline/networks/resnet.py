@@ -7,12 +7,12 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .network import Image, Network, initialize, rounded
+from .network import Image, ImageNetwork, initialize, rounded
 
 Shortcut = Literal["conv", "pad"]
 
 
-class ResNet(Network, frozen=True, extra="forbid"):
+class ResNet(ImageNetwork, frozen=True, extra="forbid"):
     """A residual network for small images: three stages of basic blocks (arXiv:1512.03385, section 4.2)."""
 
     name: Literal["resnet"] = "resnet"

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .network import Image, Network, initialize, nearest_depth, rounded
+from .network import Image, ImageNetwork, initialize, nearest_depth, rounded
 from .resnet import BasicBlock, changing_shortcut
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -18,7 +18,7 @@ EXPANSION = 4
 """How many times wider a bottleneck is outside."""
 
 
-class ImageNetResNet(Network, frozen=True, extra="forbid"):
+class ImageNetResNet(ImageNetwork, frozen=True, extra="forbid"):
     """A residual network of four stages, ResNet-18 to ResNet-152 (arXiv:1512.03385, section 4.1)."""
 
     name: Literal["resnet_imagenet"] = "resnet_imagenet"

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .network import Image, Network, initialize, rounded
+from .network import Image, ImageNetwork, initialize, rounded
 
 GROUPS = 3
 STEM = 24
@@ -17,7 +17,7 @@ BLOCKS = (4, 8, 4)
 """Of each stage."""
 
 
-class ShuffleNetV1(Network, frozen=True, extra="forbid"):
+class ShuffleNetV1(ImageNetwork, frozen=True, extra="forbid"):
     """A network of grouped 1x1 convolutions whose channels are shuffled, ShuffleNet V1 (arXiv:1707.01083)."""
 
     name: Literal["shufflenet_v1"] = "shufflenet_v1"

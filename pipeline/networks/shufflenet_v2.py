@@ -7,7 +7,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from .network import Image, Network, initialize
+from .network import Image, ImageNetwork, initialize
 from .shufflenet_v1 import ChannelShuffle
 
 STEM = 24
@@ -22,7 +22,7 @@ CHANNELS = {
 """Of the three stages and of the last convolution, by width."""
 
 
-class ShuffleNetV2(Network, frozen=True, extra="forbid"):
+class ShuffleNetV2(ImageNetwork, frozen=True, extra="forbid"):
     """A network whose blocks change half of the channels and shuffle them all, ShuffleNet V2 (arXiv:1807.11164)."""
 
     name: Literal["shufflenet_v2"] = "shufflenet_v2"

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .network import Image, Network, initialize, nearest_depth, rounded
+from .network import Image, ImageNetwork, initialize, nearest_depth, rounded
 
 CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Of each stage, by depth."""
@@ -16,7 +16,7 @@ LARGE = 64
 """From this height or width on, the image is halved once more, so that the last stages run on small maps."""
 
 
-class VGG(Network, frozen=True, extra="forbid"):
+class VGG(ImageNetwork, frozen=True, extra="forbid"):
     """A plain network of 3x3 convolutions with batch norm and max pooling (arXiv:1409.1556), with one linear layer."""
 
     name: Literal["vgg"] = "vgg"

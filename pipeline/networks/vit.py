@@ -8,10 +8,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .network import Image, Network, rounded
+from .encoder import Block, initialize_evenly
+from .network import Image, ImageNetwork, rounded
 
 
-class ViT(Network, frozen=True, extra="forbid"):
+class ViT(ImageNetwork, frozen=True, extra="forbid"):
     """A vision transformer encoder for small images, whose tokens are averaged at the end (arXiv:2010.11929)."""
 
     name: Literal["vit"] = "vit"
@@ -53,48 +54,6 @@ class ViT(Network, frozen=True, extra="forbid"):
         return self.model_copy(update=scaled)
 
 
-class Attention(nn.Module):
-    """Self-attention in several heads, its probabilities the output of `softmax`, of shape (B, heads, N, N)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        # A bias of the keys adds the same to all of a query's scores, which the softmax takes out again.
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.softmax = nn.Softmax(dim=-1)
-        self.project = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, width) to the same shape."""
-        query, key, value = (self._by_head(layer(x)) for layer in (self.query, self.key, self.value))
-        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
-        return self.project((self.softmax(scores) @ value).transpose(1, 2).flatten(2))
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        """(B, N, width) to (B, heads, N, width / heads)."""
-        return x.reshape(-1, x.shape[1], self.heads, x.shape[2] // self.heads).transpose(1, 2)
-
-
-class Block(nn.Module):
-    """Attention, then a hidden layer, each after a norm and added to its input."""
-
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, hidden)
-        self.gelu = nn.GELU()
-        self.project = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, width) to the same shape."""
-        x = x + self.attention(self.norm1(x))
-        return x + self.project(self.gelu(self.expand(self.norm2(x))))
-
-
 class TokenMean(nn.Module):
     """The mean of an image's tokens."""
 
@@ -116,12 +75,7 @@ class ViTModule(nn.Module):
         self.pool = TokenMean()
         self.head = nn.Linear(width, num_classes)
         nn.init.normal_(self.positions, std=0.02)
-        for module in self.modules():
-            # No ReLU is behind most of these layers, so activations keep their size without Kaiming's factor.
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight.flatten(1))
-                if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison] - keys have none
-                    nn.init.zeros_(module.bias)
+        initialize_evenly(self.modules())
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, num_classes)."""

@@ -6,13 +6,13 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from .network import Image, Network, initialize, rounded
+from .network import Image, ImageNetwork, initialize, rounded
 
 STEM = 16
 """Channels of the first convolution, and of the first stage of a network that is not widened."""
 
 
-class WideResNet(Network, frozen=True, extra="forbid"):
+class WideResNet(ImageNetwork, frozen=True, extra="forbid"):
     """A wide residual network for small images: three stages of pre-activation blocks (arXiv:1605.07146)."""
 
     name: Literal["wrn"] = "wrn"

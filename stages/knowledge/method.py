@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...pipeline.blueprint import Edit
 from ...pipeline.data import Batch
+from ...pipeline.lengths import MASK
 from ...pipeline.taps import Outputs
 from ...pipeline.training import Moment
 from .pair import Layers, Match, Pair
@@ -88,8 +89,10 @@ class Term(nn.Module, ABC):
         """The loss of one step."""
 
     def maps(self, seen: Observation) -> list[tuple[Tensor, Tensor]]:
-        """What flows at the matched taps, student's and teacher's."""
-        return [(seen.student.maps[match.student], seen.teacher.maps[match.teacher]) for match in self.matches]
+        """What flows at the matched taps, student's and teacher's; nothing where samples are padded."""
+        mask = seen.batch.inputs.get(MASK)
+        pairs = [(seen.student.maps[match.student], seen.teacher.maps[match.teacher]) for match in self.matches]
+        return pairs if mask is None else [(_bare(mine, mask), _bare(theirs, mask)) for mine, theirs in pairs]
 
 
 class Comparison(Term):
@@ -192,6 +195,16 @@ class _LogitTerm(Term):
         return method.loss(
             method.compared(seen.student.logits), method.compared(seen.teacher.logits), seen.batch.target
         )
+
+
+def _bare(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Tokens (B, N, D), or attention (B, heads, N, N), of which the mask (B, N) has a 0 for the padded ones, as 0."""
+    padded, count = mask == 0, mask.shape[1]
+    if tensor.ndim == 3 and tensor.shape[1] == count:
+        return tensor.masked_fill(padded[:, :, None], 0.0)
+    if tensor.ndim == 4 and tensor.shape[2:] == (count, count):
+        return tensor.masked_fill(padded[:, None, :, None] | padded[:, None, None, :], 0.0)
+    return tensor
 
 
 def standardized(logits: Tensor) -> Tensor:

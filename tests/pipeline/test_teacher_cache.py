@@ -19,6 +19,7 @@ from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.teacher_cache import CacheSettings, from_top_k
 from potstill.stages.distill import Distill
 from potstill.stages.stage import Context
+from tests.support.random_texts import encoder_artifact, random_texts
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
@@ -337,3 +338,14 @@ class TestTheStrongView:
         before = deepcopy(batch.inputs["image"])
         context.data.train.strong(batch)
         assert torch.equal(context.data.train.batch(batch.index, view=batch.view).inputs["image"], before)
+
+
+def test_maps_of_samples_of_unequal_length_are_not_stored(new_context: NewContext) -> None:
+    data = random_texts()
+    artifact = encoder_artifact(data)
+    teacher = Teacher(artifact, CacheSettings(maps=True))
+    batch = data.train.batch(torch.arange(4))
+    context = replace(new_context(), data=data)
+    assert teacher.outputs(batch, (), context).logits.shape == (4, 2)
+    with pytest.raises(CacheError, match="samples are of unequal length"):
+        teacher.outputs(batch, ("blocks.0",), context)

@@ -71,8 +71,9 @@ class MutualLearning(Method, frozen=True, extra="forbid"):
             if isinstance(peer, str):
                 yield deepcopy(pair.context.require_teacher().artifact.model)
             else:
-                shapes, num_classes = pair.blueprint.input_shapes, pair.blueprint.num_classes
-                yield build(resolve(peer, pair.context.directory), shapes, num_classes)
+                known = pair.blueprint
+                reference = resolve(peer, pair.context.directory)
+                yield build(reference, known.input_shapes, known.num_classes, known.vocabulary)
 
 
 class _Peers(Term):

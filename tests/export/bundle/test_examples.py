@@ -39,7 +39,7 @@ def test_openvino_computes_in_its_example_what_onnx_runtime_computes(
     record = manifest.engine.model_copy(update={"runtime": "openvino", "file": "model.xml"})
     (other / "manifest.json").write_text(manifest.model_copy(update={"engine": record}).model_dump_json())
     (other / "run.py").write_text(rendered("openvino.py.jinja", device="cpu"))
-    ours, theirs = (outputs_of(folder, data.test, 64) for folder in (bundle, other))
+    ours, theirs = (outputs_of(folder, data, 64) for folder in (bundle, other))
     assert theirs.dtype == np.float32
     # Codes that fall on the other side of a rounding move the outputs by a few steps of their grid.
     assert np.abs(ours - theirs).mean() <= 0.05 * ours.std()

@@ -110,7 +110,7 @@ class TestExample:
         content = (folder / spoiled).read_bytes()
         (folder / spoiled).write_bytes(b"import potstill\n" + content)
         with pytest.raises(ExportError, match=rf"run\.py failed in a process of its own[\s\S]*{words}"):
-            outputs_of(folder, data.test, 64)
+            outputs_of(folder, data, 64)
 
 
 class TestReadme:

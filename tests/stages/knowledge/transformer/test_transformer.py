@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from potstill.pipeline.errors import StageError
 from potstill.pipeline.taps import outputs_of
 from potstill.stages.knowledge.feature.hint import squared_error
-from potstill.stages.knowledge.method import Method, Observation, Term
-from potstill.stages.knowledge.pair import LayerPair
+from potstill.stages.knowledge.method import Comparison, Method, Observation, Term
+from potstill.stages.knowledge.pair import LayerPair, Match
 from potstill.stages.knowledge.transformer.attention import AttentionMatrices, alike_heads, divergence
 from potstill.stages.knowledge.transformer.hidden_states import HiddenStates
 from potstill.stages.knowledge.transformer.value_relation import ValueRelations, relation_divergence
@@ -284,3 +284,32 @@ def test_losses_are_finite(loss: Callable[[Tensor, Tensor], Tensor], dtype: torc
     student = HARD_CASES[case](4, 2, 6, 6)
     teacher = 5 * draws(len(student), 2, 6, 6, dtype=torch.float32)
     assert finite_gradients(lambda mine: loss(mine, teacher), student, dtype)
+
+
+class TestPadding:
+    """What lies behind the end of a text is neither a token nor attention."""
+
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+
+    def pairs(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        maps = {"block": draws(*shape, dtype=torch.float32)}
+        seen = observation(
+            student_maps=maps, teacher_maps={"layer": draws(*shape, seed=1)}, inputs={"attention_mask": self.mask}
+        )
+        ((mine, theirs),) = Comparison([Match("block", "layer", shape, shape)], squared_error).maps(seen)
+        assert torch.equal(mine[1], maps["block"][1])
+        return mine, theirs
+
+    def test_of_hidden_states_is_zero_in_both_networks(self) -> None:
+        for tensor in self.pairs((2, 5, 8)):
+            assert (tensor[0, 3:] == 0).all()
+            assert (tensor[0, :3] != 0).all()
+
+    def test_of_attention_is_zero_as_query_and_as_key(self) -> None:
+        for tensor in self.pairs((2, 4, 5, 5)):
+            assert (tensor[0, :, 3:] == 0).all()
+            assert (tensor[0, :, :, 3:] == 0).all()
+            assert (tensor[0, :, :3, :3] != 0).all()
+
+    def test_of_anything_else_stays(self) -> None:
+        assert (self.pairs((2, 8))[0] != 0).all()
