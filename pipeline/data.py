@@ -15,10 +15,11 @@ import torch
 from pydantic import BaseModel, Field, JsonValue
 from torch import Tensor
 
-from .augmentation import Augmentation, Draws, View, augmented
-from .data_checks import CheckedReading, Reading, Samples, Targets, checked
+from .augmentation import Augmentation, Draws, View, augmented, centred
+from .data_checks import CheckedReading, Reading, Samples, Targets, checked, seen_shape
 from .errors import DataError
 from .fingerprints import fingerprint
+from .images.pictures import PictureInput
 from .normalization import Normalization, Normalize, normalizations_of
 from .registry import discovered
 from .seeding import generator as seeded_generator
@@ -54,8 +55,13 @@ class Split:
         *,
         normalizations: dict[str, Normalization],
         augment: tuple[Augmentation, ...] = (),
+        crop: int | None = None,
+        pictures: PictureInput | None = None,
     ) -> None:
         self.target = target
+        self.pictures = pictures
+        """What the only input was decoded from, if it was."""
+        self._crop = crop
         self._inputs = inputs
         self._normalizations = normalizations
         self._augment = augment
@@ -73,12 +79,12 @@ class Split:
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """By input name, without the batch axis."""
-        return {name: tuple(tensor.shape[1:]) for name, tensor in self._inputs.items()}
+        return {name: seen_shape(tuple(tensor.shape[1:]), self._crop) for name, tensor in self._inputs.items()}
 
     @property
     def raw(self) -> dict[str, Tensor]:
         """All inputs by name as they were read: not normalised, not augmented."""
-        return dict(self._inputs)
+        return centred(dict(self._inputs), self._crop)
 
     @property
     def normalizations(self) -> dict[str, Normalization]:
@@ -108,7 +114,7 @@ class Split:
         """All samples in order, not augmented; the last batch may be smaller."""
         for start in range(0, len(self), batch_size):
             end = min(start + batch_size, len(self))
-            inputs = {name: tensor[start:end] for name, tensor in self._inputs.items()}
+            inputs = centred({name: tensor[start:end] for name, tensor in self._inputs.items()}, self._crop)
             yield Batch(self._normalized(inputs), self.target[start:end], torch.arange(start, end))
 
     def sha256(self) -> str:
@@ -117,16 +123,17 @@ class Split:
         for name, tensor in sorted({**self._inputs, "target": self.target}.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.numpy().data)
-        digest.update(repr((sorted(self._normalizations.items()), self._augment)).encode())
+        seen = () if self._crop is None else (self._crop,)
+        digest.update(repr((sorted(self._normalizations.items()), self._augment, *seen)).encode())
         return digest.hexdigest()
 
     def _seen(self, index: Tensor, view: View | None) -> dict[str, Tensor]:
         inputs = {name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}
         if view is None or not self._augment:
-            return inputs
+            return centred(inputs, self._crop)
         if self._draws is None or self._draws[0] != view:
-            self._draws = (view, Draws.of(view, len(self)))
-        return augmented(inputs, self._augment, self._draws[1].at(index))
+            self._draws = (view, Draws.of(view, len(self), self._augment))
+        return augmented(inputs, self._augment, self._draws[1].at(index), self._crop)
 
     @cached_property
     def _ranges(self) -> dict[str, tuple[float, float]]:
@@ -247,18 +254,14 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
 
     def _held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
         """Train without the samples of the validation split, and that split."""
-        count, total = self.validation, len(reading.train.target)
-        if count == 0:
+        count = self.validation
+        if count == 0 or reading.held_out:
             return reading.train, reading.validation
         if reading.validation is not None:
             raise DataError(
                 f"{reading.validation.origin}: the source brings its own validation split; leave out `validation`"
             )
-        if count > total // 2:
-            raise DataError(
-                f"{reading.train.origin}: `validation: {count}` would leave {max(total - count, 0)} of {total} samples "
-                f"to train on; hold out at most half of them ({total // 2})"
-            )
+        demand_rest(reading.train.origin, count, len(reading.train.target))
         held, rest = stratified(reading.train.target, count)
         return reading.train.at(rest), reading.train.at(held)
 
@@ -266,6 +269,10 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
         if self.views is not None and not self.augment:
             raise DataError(f"{train.origin}: `views` counts augmented views, but nothing is augmented; leave it out")
         shapes = {name: tensor.shape[1:] for name, tensor in train.inputs.items() if tensor.ndim == 4}
+        if {"random_crop", "random_resized_crop"} <= {*self.augment}:
+            raise DataError(
+                f"{train.origin}: `random_crop` and `random_resized_crop` each choose a part of the image; leave one out"
+            )
         if self.augment and not shapes:
             raise DataError(
                 f"{train.origin}: `augment` changes images (C, H, W), and no input is one; leave `augment` out"
@@ -300,6 +307,15 @@ def stratified(target: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
 
 
+def demand_rest(origin: str, count: int, total: int) -> None:
+    """DataError where holding out `count` of `total` samples leaves too few to train on."""
+    if count > total // 2:
+        raise DataError(
+            f"{origin}: `validation: {count}` would leave {max(total - count, 0)} of {total} samples "
+            f"to train on; hold out at most half of them ({total // 2})"
+        )
+
+
 def sources() -> dict[str, type[DataSource]]:
     """Every data source by name; ``python`` stands for any `file.py:function`."""
     return discovered(f"{__package__}.sources", DataSource, "source")
@@ -313,7 +329,14 @@ def _range(tensor: Tensor) -> tuple[float, float]:
 
 
 def _split(samples: Samples, normalizations: dict[str, Normalization], augment: tuple[Augmentation, ...] = ()) -> Split:
-    return Split(samples.inputs, samples.target, normalizations=normalizations, augment=augment)
+    return Split(
+        samples.inputs,
+        samples.target,
+        normalizations=normalizations,
+        augment=augment,
+        crop=samples.crop,
+        pictures=samples.pictures,
+    )
 
 
 def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...], batch_size: int, views: int | None) -> str:

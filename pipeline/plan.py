@@ -50,6 +50,7 @@ MODEL_CODE = (
             "normalization",
             "own_task",
             "quantization",
+            "random_regions",
             "seeding",
             "sparsity",
             "strong_augmentation",
