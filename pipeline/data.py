@@ -230,7 +230,7 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
         `targets` is what the task takes.
         """
         reading = checked(self.read(directory), targets)
-        train, validation = self._held_out(reading)
+        train, validation = self.held_out(reading)
         self._check_augment(train)
         normalizations = normalizations_of(train.inputs, self.normalize, train.origin)
         splits = {
@@ -252,10 +252,10 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
             targets=targets,
         )
 
-    def _held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
-        """Train without the samples of the validation split, and that split."""
+    def held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
+        """Train without the samples of the validation split, and that split; a source may have its own way."""
         count = self.validation
-        if count == 0 or reading.held_out:
+        if count == 0:
             return reading.train, reading.validation
         if reading.validation is not None:
             raise DataError(
@@ -271,7 +271,7 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
         shapes = {name: tensor.shape[1:] for name, tensor in train.inputs.items() if tensor.ndim == 4}
         if {"random_crop", "random_resized_crop"} <= {*self.augment}:
             raise DataError(
-                f"{train.origin}: `random_crop` and `random_resized_crop` each choose a part of the image; leave one out"
+                f"{train.origin}: `random_crop` and `random_resized_crop` each choose a part of an image; leave one out"
             )
         if self.augment and not shapes:
             raise DataError(

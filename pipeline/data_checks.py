@@ -42,8 +42,6 @@ class Reading:
     description: str
     """What the data is, for people."""
     validation: RawSamples | None = None
-    held_out: bool = False
-    """Whether the source has itself held out what `validation` asks for."""
     classes: Sequence[str] | None = None
     """The classes' names in order of their numbers; without, they are counted in train and called by their numbers."""
 
@@ -85,7 +83,6 @@ class CheckedReading:
     classes: tuple[str, ...]
     """Empty where the targets are no class numbers."""
     description: str
-    held_out: bool = False
 
 
 def checked(reading: Reading, targets: Targets = "classes") -> CheckedReading:
@@ -97,7 +94,7 @@ def checked(reading: Reading, targets: Targets = "classes") -> CheckedReading:
     if targets != "classes" and len(others[0].target) < 2:
         raise DataError(f"{reading.test.origin} holds one sample; two are needed to say how sure its measure is")
     classes = _classes_for(targets, reading.classes, (train, *others))
-    return CheckedReading(train, others[0], others[1] if others[1:] else None, classes, reading.description, reading.held_out)
+    return CheckedReading(train, others[0], others[1] if others[1:] else None, classes, reading.description)
 
 
 def _samples(raw: RawSamples, targets: Targets) -> Samples:

@@ -1,5 +1,6 @@
 """References to models: what a recipe says in place of a network, and what a blueprint rebuilds one from."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,8 @@ from .python_reference import PythonReference
 from .registry import OneOf, discovered
 
 PYTHON_PATTERN = r"^.+\.py:[A-Za-z_]\w*$"
+LIBRARY_PATTERN = r"^(timm|torchvision):.+$"
+"""The short form of another package's network."""
 KEYS_SHOWN = 8
 """How many keys of a kind a message lists."""
 
@@ -40,15 +43,19 @@ class PythonModel(BaseModel, frozen=True, extra="forbid"):
 
 
 class _TextSchema:
-    """Adds the short form, `file.py:function`, to the JSON schema that editors read."""
+    """Adds the short forms, `file.py:function` and `timm:name`, to the JSON schema that editors read."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         mappings = handler(schema)
-        return {"anyOf": [*mappings.get("oneOf", [mappings]), {"type": "string", "pattern": PYTHON_PATTERN}]}
+        texts = [{"type": "string", "pattern": pattern} for pattern in (PYTHON_PATTERN, LIBRARY_PATTERN)]
+        return {"anyOf": [*mappings.get("oneOf", [mappings]), *texts]}
 
 
 def _mapping(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(LIBRARY_PATTERN, value):
+        library, _, name = value.partition(":")
+        return {"name": library, "model": name}
     return {"python": value} if isinstance(value, str) else value
 
 
@@ -64,7 +71,8 @@ ModelReference = Annotated[
     BeforeValidator(_mapping),
     _TextSchema,
 ]
-"""A network by name with its settings, or the user's `file.py:function`, given alone or with `arguments`."""
+"""A network by name with its settings, another package's as `timm:name` or `torchvision:name`, or the user's
+`file.py:function`, given alone or with `arguments`."""
 
 
 def resolve(reference: Network | PythonModel, directory: Path) -> Network | PythonModel:
@@ -76,8 +84,8 @@ def resolve(reference: Network | PythonModel, directory: Path) -> Network | Pyth
 
 
 def source_sha256(reference: Network | PythonModel) -> str:
-    """Of the user's file and its siblings, for fingerprints; empty for a network of ours."""
-    return reference.reference().sha256() if isinstance(reference, PythonModel) else ""
+    """Of the user's file and its siblings, for fingerprints; of another package its version; empty for ours."""
+    return reference.reference().sha256() if isinstance(reference, PythonModel) else reference.source()
 
 
 def build(reference: Network | PythonModel, input_shapes: Mapping[str, tuple[int, ...]], num_classes: int) -> nn.Module:

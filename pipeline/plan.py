@@ -19,6 +19,7 @@ from .errors import UsageError
 from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .journal import Journal
 from .models import PythonModel, check_runs, load_weights, resolve, source_sha256
+from .networks.library import LibraryNetwork
 from .networks.network import Network
 from .processor import has_bf16
 from .progress import Progress
@@ -172,7 +173,7 @@ class Plan:
             yield Step(number, TEACHER, None, current)
             number += 1
         for stage in self.recipe.stages:
-            sources = [source_sha256(resolve(each, self.directory)) for each in _python_models(stage)]
+            sources = [source_sha256(resolve(each, self.directory)) for each in _foreign_models(stage)]
             current = fingerprint(current, stage.model_dump(mode="json"), *sources, *self._measured_on(stage))
             yield Step(number, stage.step_name, stage, current)
             number += 1
@@ -227,23 +228,23 @@ class Plan:
             mode="json",
             include={"seed", "task", "data", "teacher", "stages", "precision"},
             exclude={
-                "data": {"license"},
+                "data": {"license", "workers", "memory_bytes", "cache"},
                 "teacher": {"license": True, "cache": {"path", "max_bytes", "memory_bytes"}},
             },
         )
         return fingerprint(shaping)
 
 
-def _python_models(settings: object) -> Iterator[PythonModel]:
-    """Every function of the user's own that a stage's settings refer to, such as its student or a peer of it."""
-    if isinstance(settings, PythonModel):
+def _foreign_models(settings: object) -> Iterator[LibraryNetwork | PythonModel]:
+    """Every model that is not ours and that a stage's settings refer to, such as its student or a peer of it."""
+    if isinstance(settings, LibraryNetwork | PythonModel):
         yield settings
     elif isinstance(settings, BaseModel):
         for _, value in settings:
-            yield from _python_models(value)
+            yield from _foreign_models(value)
     elif isinstance(settings, tuple):
         for value in cast("tuple[object, ...]", settings):
-            yield from _python_models(value)
+            yield from _foreign_models(value)
 
 
 def _precision(recipe: Recipe, device: torch.device) -> Precision:

@@ -1,4 +1,7 @@
-"""Random parts of images, resized: the crop that ImageNet's networks are trained with (Szegedy et al. 2014, 1409.4842)."""
+"""Random parts of images, resized: the crop that ImageNet's networks are trained with.
+
+Szegedy et al. 2014 (arXiv 1409.4842, section 6) for the areas and the ratios of the sides.
+"""
 
 import math
 
@@ -29,7 +32,10 @@ def random_regions(source: torch.Generator, count: int) -> Tensor:
 
 
 def resized_regions(images: Tensor, regions: Tensor, size: int | None) -> Tensor:
-    """The regions (4, B) of images (B, C, H, W), bilinearly resized to `size` pixels or to the images' own; same dtype."""
+    """The regions (4, B) of images (B, C, H, W), bilinearly resized to `size` pixels, or to the images' own size.
+
+    Of the images' dtype.
+    """
     left, top, width, height = regions
     zero = torch.zeros_like(left)
     # Coordinates go from -1 to 1, so a share s of the side begins at 2 s - 1.

@@ -26,6 +26,19 @@ class Preparation(Value):
     deviation: tuple[float, ...]
 
 
+class Decoding(Value):
+    """How samples come from image files, as ``images.py`` beside the manifest does it, with Pillow."""
+
+    resize: int
+    """To how many pixels the shorter side is brought, bilinearly and antialiased, after turning as EXIF says."""
+    size: int
+    """Height and width in pixels of the middle that is cut out."""
+    colour: Literal["RGB"] = "RGB"
+    """Uint8, channels first; grey, CMYK, palette and 16-bit images are converted."""
+    background: str
+    """What shows through where an image is transparent."""
+
+
 class Input(Value):
     """One input of the engine."""
 
@@ -37,6 +50,8 @@ class Input(Value):
     """That samples have as the data source gives them."""
     normalization: Preparation | None
     """None where the engine takes the samples as they are. It is not part of the engine: the caller does it."""
+    decoding: Decoding | None = None
+    """What makes samples of image files, before the normalization; None where the data source decoded none."""
 
 
 class Output(Value):
@@ -122,6 +137,11 @@ class Manifest(Value):
     provenance: Provenance
     files: dict[str, str]
     """sha256 of every file of the bundle but this one, by its path."""
+
+    @property
+    def pictured(self) -> str:
+        """The name of the input that is decoded from image files; empty where there is none."""
+        return next((name for name, each in self.inputs.items() if each.decoding), "")
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -1,5 +1,6 @@
 """What a bundle's engine gives for the test split, in a process that has the bundle's folder and no potstill."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,17 +18,23 @@ from ..scores import Values
 EXAMPLE = "run.py"
 
 _HARNESS = """
-import runpy, sys
+import json, runpy, sys
 sys.modules["potstill"] = None  # importing it fails from here on
 import numpy as np
 bundle, stored, found, batch_size = sys.argv[1:]
 example = runpy.run_path(bundle + "/run.py")
-with np.load(stored, allow_pickle=False) as archive:
-    samples = dict(zip(example["MANIFEST"]["inputs"], (archive[name] for name in archive.files)))
-run, outputs = example["opened"](), []
-for start in range(0, len(next(iter(samples.values()))), int(batch_size)):
-    batch = {name: values[start : start + int(batch_size)] for name, values in samples.items()}
-    outputs.append(np.asarray(run(example["prepared"](batch))))
+size = int(batch_size)
+if stored.endswith(".json"):
+    with open(stored, encoding="utf-8") as listed:
+        files = json.load(listed)
+    batches = (example["read"](files[start : start + size]) for start in range(0, len(files), size))
+else:
+    with np.load(stored, allow_pickle=False) as archive:
+        samples = dict(zip(example["MANIFEST"]["inputs"], (archive[name] for name in archive.files)))
+    starts = range(0, len(next(iter(samples.values()))), size)
+    batches = ({name: values[start : start + size] for name, values in samples.items()} for start in starts)
+run = example["opened"]()
+outputs = [np.asarray(run(example["prepared"](batch))) for batch in batches]
 np.save(found, np.concatenate(outputs), allow_pickle=False)
 """
 
@@ -35,14 +42,16 @@ np.save(found, np.concatenate(outputs), allow_pickle=False)
 def outputs_of(bundle: Path, split: Split, batch_size: int) -> Array:
     """The outputs (N, …) for a split's samples as they were read, by the bundle's own example.
 
+    Samples that were decoded from images are decoded again, by the example.
+
     ExportError with the last words of the process where it fails.
     """
     with TemporaryDirectory(prefix="potstill-") as scratch:
-        stored, found = Path(scratch) / "samples.npz", Path(scratch) / "outputs.npy"
-        np.savez(stored, *(tensor.numpy() for tensor in split.raw.values()))
+        stored, found = _stored(split, Path(scratch)), Path(scratch) / "outputs.npy"
         done = subprocess.run(
             # -I: neither this folder, nor the user's, nor PYTHONPATH is where it looks for modules.
-            [sys.executable, "-I", "-c", _HARNESS, str(bundle), str(stored), str(found), str(batch_size)],
+            # -B: nor does it leave compiled modules in the bundle.
+            [sys.executable, "-I", "-B", "-c", _HARNESS, str(bundle), str(stored), str(found), str(batch_size)],
             cwd=scratch,
             capture_output=True,
             text=True,
@@ -55,6 +64,19 @@ def outputs_of(bundle: Path, split: Split, batch_size: int) -> Array:
                 f"the bundle's {EXAMPLE} failed in a process of its own (exit code {done.returncode}):\n{words}"
             )
         return np.load(found, allow_pickle=False)
+
+
+def _stored(split: Split, scratch: Path) -> Path:
+    if split.pictures is None:
+        stored = scratch / "samples.npz"
+        np.savez(stored, *(tensor.numpy() for tensor in split.raw.values()))
+        return stored
+    pictures, folder = split.pictures.pictures, scratch / "images"
+    folder.mkdir()
+    stored = scratch / "images.json"
+    files = [str(pictures.file(number, folder).resolve()) for number in range(len(pictures))]
+    stored.write_text(json.dumps(files), encoding="utf-8")
+    return stored
 
 
 def values_of(outputs: Array, split: Split, task: Task, batch_size: int) -> Values:

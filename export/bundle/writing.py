@@ -5,12 +5,14 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 
 from ...pipeline.data import Dataset, Split
 from ...pipeline.errors import ExportError, UsageError
 from ...pipeline.files import sync_folder
-from ...pipeline.fingerprints import sha256_by_file
+from ...pipeline.fingerprints import ROOT, sha256_by_file
+from ...pipeline.images.pictures import PictureInput
 from ...pipeline.normalization import Normalization
 from ...pipeline.progress import Progress
 from ...pipeline.storage_errors import storage_errors
@@ -24,6 +26,7 @@ from .deployments import deployment_of
 from .manifest import (
     FILE,
     Attribution,
+    Decoding,
     EngineRecord,
     Input,
     Manifest,
@@ -35,6 +38,9 @@ from .manifest import (
 from .recheck import EXAMPLE, outputs_of, values_of
 from .rendering import rendered
 from .triton import CONFIG, REPOSITORY, check_config, demand_servable, write_repository
+
+DECODING_CODE = ROOT / "pipeline" / "images" / "decoding.py"
+"""It needs nothing else of ours, so that bundles decode images just as the training did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +176,19 @@ def _inputs(told: EngineDescription, split: Split) -> dict[str, Input]:
             dtype=told.input_types[name],
             sample_dtype=str(tensor.numpy().dtype),
             normalization=_preparation(normalizations.get(name)),
+            decoding=_decoding(split.pictures),
         )
         for name, tensor in raw.items()
     }
+
+
+def _decoding(pictures: PictureInput | None) -> Decoding | None:
+    if pictures is None:
+        return None
+    from ...pipeline.images.decoding import BACKGROUND
+
+    done = pictures.preparation
+    return Decoding(resize=done.resize, size=done.size, background=BACKGROUND)
 
 
 def _preparation(normalization: Normalization | None) -> Preparation | None:
@@ -194,10 +210,14 @@ def _outputs(told: EngineDescription, outputs: Mapping[str, Array]) -> dict[str,
 def _write_texts(folder: Path, manifest: Manifest) -> None:
     """What the example needs to run."""
     _write_manifest(folder, manifest)
-    example = rendered(f"{manifest.engine.runtime}.py.jinja", device=manifest.engine.device)
+    pictured = manifest.pictured
+    example = rendered(f"{manifest.engine.runtime}.py.jinja", device=manifest.engine.device, pictured=pictured)
     (folder / EXAMPLE).write_text(example, encoding="utf-8")
     libraries = manifest.measured.machine.libraries
     packages = [name for name in ("numpy", *deployment_of(manifest.engine.runtime).packages) if name in libraries]
+    if pictured:
+        shutil.copyfile(DECODING_CODE, folder / "images.py")
+        libraries, packages = {**libraries, "pillow": metadata.version("pillow")}, [*packages, "pillow"]
     # What stands behind a plus sign is a build of the same version, which package indexes do not have.
     pinned = [f"{name}=={libraries[name].partition('+')[0]}\n" for name in packages]
     (folder / "requirements.txt").write_text("".join(pinned), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ..data import DataSource
-from ..data_checks import RawSamples, Reading
+from ..data_checks import CheckedReading, RawSamples, Reading, Samples
 from ..errors import DataError
 from .division import Labelled, held_out, listed, misleading_copies, with_test_share
 from .pictures import PictureInput, Preparation
@@ -68,8 +68,13 @@ class PictureSource(DataSource, ABC, frozen=True, extra="forbid"):
             title + note,
             validation=decoded.get("validation"),
             classes=classes,
-            held_out=True,
         )
+
+    def held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
+        """Images are divided before they are decoded."""
+        if reading.train.pictures is None:
+            return super().held_out(reading)
+        return reading.train, reading.validation
 
     def _divided(self, splits: Mapping[str, Labelled]) -> dict[str, Labelled]:
         divided = dict(splits)

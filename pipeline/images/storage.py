@@ -68,9 +68,7 @@ class Storage:
         # Changes would stay in this process: torch takes only arrays that may be written to.
         return np.load(file, mmap_mode="c", allow_pickle=False), []
 
-    def _write(
-        self, file: Path, pictures: Pictures, preparation: Preparation, shape: tuple[int, ...]
-    ) -> list[Problem]:
+    def _write(self, file: Path, pictures: Pictures, preparation: Preparation, shape: tuple[int, ...]) -> list[Problem]:
         problem = folder_problem(file.parent, int(np.prod(shape)))
         if problem is not None:
             raise DataError(f"`cache`: {problem}")
@@ -111,8 +109,6 @@ def _key(digests: tuple[str, ...], preparation: Preparation) -> str:
 def _allocate(descriptor: int, count: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, count)
-
-
 
 
 def _gigabytes(count: int) -> str:

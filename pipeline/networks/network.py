@@ -21,6 +21,15 @@ class Network(BaseModel, ABC, frozen=True, extra="forbid"):
 
     name: str
 
+    @property
+    def label(self) -> str:
+        """What it is called in reports."""
+        return self.name
+
+    def source(self) -> str:
+        """What else than its settings the network depends on, such as another package's version."""
+        return ""
+
     @abstractmethod
     def build(self, image: Image, num_classes: int) -> nn.Module:
         """The network for images of this shape, with first weights drawn from torch's global generator.

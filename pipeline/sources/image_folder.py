@@ -45,7 +45,7 @@ class ImageFolder(PictureSource, frozen=True, extra="forbid"):
         held = [root / name for name in VALIDATION if name != self.test and (root / name).is_dir()]
         if len(held) > 1:
             raise DataError(f"{root}: both {held[0].name} and {held[1].name} are there to choose on; remove one")
-        return {"train": train, "test": test} | {"validation": folder for folder in held}
+        return {"train": train, "test": test} | ({"validation": held[0]} if held else {})
 
     def _undivided(self, root: Path, share: float) -> dict[str, Path]:
         """The folder of all class folders, which is `train` where there is one."""
