@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import DataError, MissingDependency
+from ..quiet import quiet
 
 FILES = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 """What reads a single file, by its ending."""
@@ -65,11 +66,12 @@ def _told(what: str, mend: str) -> Generator[None]:
 
 @contextmanager
 def _quiet(datasets: Any) -> Generator[None]:
-    """Without the package's progress bars."""
+    """Without the package's progress bars, and what the hub's client says of its tries."""
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        yield
+        with quiet("huggingface_hub"):
+            yield
     finally:
         if shown:
             datasets.enable_progress_bars()

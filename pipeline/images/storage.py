@@ -35,8 +35,8 @@ class Storage:
         """DataError where the pixels may not be held in memory, and no folder is named for them."""
         if self.folder is None and needed_bytes > self.memory_bytes:
             raise DataError(
-                f"{what} take {_gigabytes(needed_bytes)} decoded, and `memory_bytes` allows "
-                f"{_gigabytes(self.memory_bytes)}; raise it, ask for a smaller `size`, or name a folder that they are "
+                f"{what} take {_size(needed_bytes)} decoded, and `memory_bytes` allows "
+                f"{_size(self.memory_bytes)}; raise it, ask for a smaller `size`, or name a folder that they are "
                 "mapped from with `cache: FOLDER`"
             )
 
@@ -111,5 +111,5 @@ def _allocate(descriptor: int, count: int) -> None:
         os.posix_fallocate(descriptor, 0, count)
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB"
+def _size(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
