@@ -97,5 +97,5 @@ class TestOrientation:
 class TestDamage:
     def test_half_a_jpeg_is_no_image(self) -> None:
         whole = stored(Image.fromarray(gradient(64, 64)), "JPEG").getvalue()
-        with pytest.raises(OSError, match="[Tt]runcated"):
+        with pytest.raises(OSError, match=r"[Tt]runcated"):
             decoded(BytesIO(whole[: len(whole) // 2]), 8, 8)
