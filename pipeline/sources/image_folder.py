@@ -39,8 +39,8 @@ class ImageFolder(PictureSource, frozen=True, extra="forbid"):
         if lacking:
             raise DataError(
                 f"{root}: has no folder {' and no folder '.join(lacking)}; images lie in train/<class>/ and "
-                f"{self.test}/<class>/. Where only one is there, give `test: 0.2`, a share of it to measure on; where "
-                f"the other one is called differently, say so: `test: {_likely(root)}`"
+                f"{self.test}/<class>/. Where there are only class folders, give `test: 0.2`, a share of their images "
+                f"to measure on{_or_another(root)}"
             )
         held = [root / name for name in VALIDATION if name != self.test and (root / name).is_dir()]
         if len(held) > 1:
@@ -61,6 +61,7 @@ class ImageFolder(PictureSource, frozen=True, extra="forbid"):
         return {"train": train}
 
 
-def _likely(root: Path) -> str:
-    names = sorted(each.name for each in root.iterdir() if each.is_dir() and each.name != "train")
-    return next((name for name in (*VALIDATION, *names) if name in names), "val")
+def _or_another(root: Path) -> str:
+    """The folder that may be meant to be measured on."""
+    found = [name for name in VALIDATION if (root / name).is_dir()]
+    return f"; to measure on {found[0]}, give `test: {found[0]}`" if found else ""

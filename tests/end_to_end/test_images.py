@@ -31,11 +31,11 @@ data:
   workers: 2
 teacher: {model: {name: resnet, depth: 8, width: 8}}
 stages:
-  - {stage: train, epochs: 2}
+  - {stage: train, epochs: 1}
   - {stage: distill, student: {from: teacher, width: 0.5}, epochs: 1}
   - {stage: quantize, calibration: {samples: 16}, recover: {epochs: 0}}
 targets:
-  - {runtime: onnxruntime, precision: [int8]}
+  - {runtime: onnxruntime, precision: [int8], batch: [1]}
 """
 
 Output = pytest.CaptureFixture[str]
