@@ -13,11 +13,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .random_regions import random_regions, resized_regions
 from .seeding import generator
 
 Array = NDArray[Any]
 
-Augmentation = Literal["random_crop", "flip"]
+Augmentation = Literal["random_crop", "random_resized_crop", "flip"]
 
 CROP_PADDING = 4
 """Pixels of zeros around an image before it is cropped back to its size: the CIFAR convention of He et al. 2015."""
@@ -40,21 +41,37 @@ class Draws:
     """Where crops begin in the padded image: rows, columns; int64 (2, N)."""
     flipped: Tensor
     """Which images are mirrored; bool (N,)."""
+    regions: Tensor | None
+    """Which parts `random_resized_crop` takes, as `random_regions` gives them; (4, N), None where it is not asked."""
 
     @classmethod
-    def of(cls, view: View, count: int) -> "Draws":
+    def of(cls, view: View, count: int, kinds: tuple[Augmentation, ...]) -> "Draws":
         """The draws for `count` samples."""
         source = generator(view.seed, "view", view.number)
         offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=source)
-        return cls(offsets, torch.rand(count, generator=source) < 0.5)
+        flipped = torch.rand(count, generator=source) < 0.5
+        return cls(offsets, flipped, random_regions(source, count) if "random_resized_crop" in kinds else None)
 
     def at(self, index: Tensor) -> "Draws":
         """The draws of some samples."""
-        return Draws(self.offsets[:, index], self.flipped[index])
+        regions = None if self.regions is None else self.regions[:, index]
+        return Draws(self.offsets[:, index], self.flipped[index], regions)
 
 
-def augmented(inputs: dict[str, Tensor], kinds: tuple[Augmentation, ...], draws: Draws) -> dict[str, Tensor]:
-    """Every image input (B, C, H, W) changed alike, sample by sample; other inputs as they are."""
+def augmented(
+    inputs: dict[str, Tensor], kinds: tuple[Augmentation, ...], draws: Draws, crop: int | None = None
+) -> dict[str, Tensor]:
+    """Every image input (B, C, H, W) changed alike, sample by sample; other inputs as they are.
+
+    Where images are stored larger than they are seen, `crop` is the height and width of what is seen.
+    """
+    if draws.regions is None:
+        inputs = centred(inputs, crop)
+    else:
+        inputs = {
+            name: resized_regions(tensor, draws.regions, crop) if tensor.ndim == 4 else tensor
+            for name, tensor in inputs.items()
+        }
     # NumPy copies views of images 5 times faster than torch does: 0.3 against 1.6 ms for 128 images of 3x32x32.
     images = {name: tensor.numpy() for name, tensor in inputs.items() if tensor.ndim == 4}
     if "random_crop" in kinds:
@@ -62,6 +79,18 @@ def augmented(inputs: dict[str, Tensor], kinds: tuple[Augmentation, ...], draws:
     if "flip" in kinds:
         images = {name: _flipped(x, draws.flipped.numpy()) for name, x in images.items()}
     return {name: torch.as_tensor(images[name]) if name in images else tensor for name, tensor in inputs.items()}
+
+
+def centred(inputs: dict[str, Tensor], crop: int | None) -> dict[str, Tensor]:
+    """Of every image input (B, C, H, W) the middle, `crop` pixels high and wide; None leaves all as it is."""
+    if crop is None:
+        return inputs
+    return {name: _middle(tensor, crop) if tensor.ndim == 4 else tensor for name, tensor in inputs.items()}
+
+
+def _middle(images: Tensor, crop: int) -> Tensor:
+    top, left = ((length - crop) // 2 for length in images.shape[2:])
+    return images[:, :, top : top + crop, left : left + crop].contiguous()
 
 
 def _cropped(images: Array, offsets: Array) -> Array:

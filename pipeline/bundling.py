@@ -96,7 +96,7 @@ def _taken(run: FinishedRun, engine: EngineMeasurement, parts: Mapping[str, Part
 def _attribution(run: FinishedRun) -> Attribution:
     teacher = run.recipe.teacher
     weights = "" if teacher.weights is None else f", weights from {teacher.weights.name}"
-    name = teacher.model.python if isinstance(teacher.model, PythonModel) else teacher.model.name
+    name = teacher.model.python if isinstance(teacher.model, PythonModel) else teacher.model.label
     return Attribution(
         data=run.report.data,
         data_license=run.recipe.data.license,

@@ -15,10 +15,11 @@ import torch
 from pydantic import BaseModel, Field, JsonValue
 from torch import Tensor
 
-from .augmentation import Augmentation, Draws, View, augmented
-from .data_checks import CheckedReading, Reading, Samples, Targets, checked
+from .augmentation import Augmentation, Draws, View, augmented, centred
+from .data_checks import CheckedReading, Reading, Samples, Targets, checked, seen_shape
 from .errors import DataError
 from .fingerprints import fingerprint
+from .images.pictures import PictureInput
 from .lengths import cut, lengths_of, order_by_length
 from .normalization import Normalization, Normalize, normalizations_of
 from .registry import discovered
@@ -59,8 +60,13 @@ class Split:
         *,
         normalizations: dict[str, Normalization],
         augment: tuple[Augmentation, ...] = (),
+        crop: int | None = None,
+        pictures: PictureInput | None = None,
     ) -> None:
         self.target = target
+        self.pictures = pictures
+        """What the only input was decoded from, if it was."""
+        self._crop = crop
         self._inputs = inputs
         self._normalizations = normalizations
         self._augment = augment
@@ -78,8 +84,8 @@ class Split:
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """By input name, without the batch axis; of a free length, the longest."""
-        return {name: tuple(tensor.shape[1:]) for name, tensor in self._inputs.items()}
+        """By input name, as they are seen, without the batch axis; of a free length, the longest."""
+        return {name: seen_shape(tuple(tensor.shape[1:]), self._crop) for name, tensor in self._inputs.items()}
 
     @property
     def lengths(self) -> Tensor | None:
@@ -95,7 +101,7 @@ class Split:
     @property
     def raw(self) -> dict[str, Tensor]:
         """All inputs by name as they were read: not normalised, not augmented."""
-        return dict(self._inputs)
+        return centred(dict(self._inputs), self._crop)
 
     @property
     def normalizations(self) -> dict[str, Normalization]:
@@ -126,6 +132,7 @@ class Split:
         for start in range(0, len(self), batch_size):
             end = min(start + batch_size, len(self))
             inputs = self._cut({name: tensor[start:end] for name, tensor in self._inputs.items()}, slice(start, end))
+            inputs = centred(inputs, self._crop)
             yield Batch(self._normalized(inputs), self.target[start:end], torch.arange(start, end))
 
     def sha256(self) -> str:
@@ -134,16 +141,17 @@ class Split:
         for name, tensor in sorted({**self._inputs, "target": self.target}.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.numpy().data)
-        digest.update(repr((sorted(self._normalizations.items()), self._augment)).encode())
+        seen = () if self._crop is None else (self._crop,)
+        digest.update(repr((sorted(self._normalizations.items()), self._augment, *seen)).encode())
         return digest.hexdigest()
 
     def _seen(self, index: Tensor, view: View | None) -> dict[str, Tensor]:
         inputs = self._cut({name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}, index)
         if view is None or not self._augment:
-            return inputs
+            return centred(inputs, self._crop)
         if self._draws is None or self._draws[0] != view:
-            self._draws = (view, Draws.of(view, len(self)))
-        return augmented(inputs, self._augment, self._draws[1].at(index))
+            self._draws = (view, Draws.of(view, len(self), self._augment))
+        return augmented(inputs, self._augment, self._draws[1].at(index), self._crop)
 
     def _cut(self, inputs: dict[str, Tensor], which: Tensor | slice) -> dict[str, Tensor]:
         return inputs if self._lengths is None else cut(inputs, int(self._lengths[which].max()))
@@ -291,18 +299,14 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
 
     def held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
         """Train without the samples of the validation split, and that split; a source may have its own way."""
-        count, total = self.validation, len(reading.train.target)
+        count = self.validation
         if count == 0:
             return reading.train, reading.validation
         if reading.validation is not None:
             raise DataError(
                 f"{reading.validation.origin}: the source brings its own validation split; leave out `validation`"
             )
-        if count > total // 2:
-            raise DataError(
-                f"{reading.train.origin}: `validation: {count}` would leave {max(total - count, 0)} of {total} samples "
-                f"to train on; hold out at most half of them ({total // 2})"
-            )
+        demand_rest(reading.train.origin, count, len(reading.train.target))
         held, rest = stratified(reading.train.target, count)
         return reading.train.at(rest), reading.train.at(held)
 
@@ -310,6 +314,10 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
         if self.views is not None and not self.augment:
             raise DataError(f"{train.origin}: `views` counts augmented views, but nothing is augmented; leave it out")
         shapes = {name: tensor.shape[1:] for name, tensor in train.inputs.items() if tensor.ndim == 4}
+        if {"random_crop", "random_resized_crop"} <= {*self.augment}:
+            raise DataError(
+                f"{train.origin}: `random_crop` and `random_resized_crop` each choose a part of an image; leave one out"
+            )
         if self.augment and not shapes:
             raise DataError(
                 f"{train.origin}: `augment` changes images (C, H, W), and no input is one; leave `augment` out"
@@ -344,6 +352,15 @@ def stratified(target: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
 
 
+def demand_rest(origin: str, count: int, total: int) -> None:
+    """DataError where holding out `count` of `total` samples leaves too few to train on."""
+    if count > total // 2:
+        raise DataError(
+            f"{origin}: `validation: {count}` would leave {max(total - count, 0)} of {total} samples "
+            f"to train on; hold out at most half of them ({total // 2})"
+        )
+
+
 def sources() -> dict[str, type[DataSource]]:
     """Every data source by name; ``python`` stands for any `file.py:function`."""
     return discovered(f"{__package__}.sources", DataSource, "source")
@@ -357,7 +374,14 @@ def _range(tensor: Tensor) -> tuple[float, float]:
 
 
 def _split(samples: Samples, normalizations: dict[str, Normalization], augment: tuple[Augmentation, ...] = ()) -> Split:
-    return Split(samples.inputs, samples.target, normalizations=normalizations, augment=augment)
+    return Split(
+        samples.inputs,
+        samples.target,
+        normalizations=normalizations,
+        augment=augment,
+        crop=samples.crop,
+        pictures=samples.pictures,
+    )
 
 
 def _fingerprint(

@@ -1,7 +1,7 @@
 """From arrays as a source read them to tensors that can be trained on, or an error that says what is wrong."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import DataError
+from .images.pictures import PictureInput
 from .tokenizer import Text
 
 Array = NDArray[Any]
@@ -27,6 +28,10 @@ class RawSamples:
     """Class numbers from 0, one a sample; for other tasks than a classification, an array (N, …)."""
     origin: str
     """Where it was read, for messages: a file, or a function's result."""
+    crop: int | None = None
+    """Height and width of the part of each image that is seen: its middle, or where `augment` says; None for all."""
+    pictures: PictureInput | None = None
+    """What the only input was decoded from, if it was."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,22 @@ class Samples:
     target: Tensor
     """Classes: int64 (N,). Numbers: float32 (N, …), those of one number a sample (N, 1). Else either, (N, …)."""
     origin: str
+    crop: int | None = None
+    pictures: PictureInput | None = None
 
     def at(self, index: Tensor) -> "Samples":
         """The samples at these positions."""
-        return Samples({name: x[index] for name, x in self.inputs.items()}, self.target[index], self.origin)
+        inputs = {name: x[index] for name, x in self.inputs.items()}
+        return replace(self, inputs=inputs, target=self.target[index], pictures=None)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a sample as it is seen."""
+        return seen_shape(tuple(self.inputs[name].shape[1:]), self.crop)
+
+
+def seen_shape(stored: tuple[int, ...], crop: int | None) -> tuple[int, ...]:
+    """Of what is seen of a sample: an image's part where there is a crop."""
+    return stored if crop is None or len(stored) != 3 else (stored[0], crop, crop)
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ def _samples(raw: RawSamples, targets: Targets) -> Samples:
         inputs[name] = _tensor(array, where)
     if len(target) == 0:
         raise DataError(f"{raw.origin} holds no samples; check how the split was made")
-    return Samples(inputs, target, raw.origin)
+    return Samples(inputs, target, raw.origin, raw.crop, raw.pictures)
 
 
 def array_of(values: object, where: str) -> Array:
@@ -208,10 +225,10 @@ def _check_alike(train: Samples, other: Samples) -> None:
             lacking = (other if name in train.inputs else train).origin
             raise DataError(f"{lacking} lacks the input {name!r}, which the other split has; every split needs all")
         first, second = train.inputs[name], other.inputs[name]
-        if first.shape[1:] != second.shape[1:]:
+        if train.shape(name) != other.shape(name):
             raise DataError(
-                f"{other.origin}: {name} has samples of shape {tuple(second.shape[1:])}, but {train.origin} has "
-                f"{tuple(first.shape[1:])}; bring both to one size"
+                f"{other.origin}: {name} has samples of shape {other.shape(name)}, but {train.origin} has "
+                f"{train.shape(name)}; bring both to one size"
             )
         if first.dtype != second.dtype:
             raise DataError(

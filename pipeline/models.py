@@ -1,5 +1,6 @@
 """References to models: what a recipe says in place of a network, and what a blueprint rebuilds one from."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,8 @@ from .registry import OneOf, discovered
 PYTHON_PATTERN = r"^.+\.py:[A-Za-z_]\w*$"
 HF = "hf:"
 """Begins the short form of a model of transformers: the folder follows."""
+LIBRARY_PATTERN = r"^(timm|torchvision):.+$"
+"""The short form of another package's network."""
 KEYS_SHOWN = 8
 """How many keys of a kind a message lists."""
 
@@ -43,19 +46,25 @@ class PythonModel(BaseModel, frozen=True, extra="forbid"):
 
 
 class _TextSchema:
-    """Adds the short forms, `file.py:function` and `hf:folder`, to the JSON schema that editors read."""
+    """Adds the short forms, `file.py:function`, `hf:folder` and `timm:name`, to the JSON schema that editors read."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         mappings = handler(schema)
-        texts = [{"type": "string", "pattern": pattern} for pattern in (PYTHON_PATTERN, f"^{HF}.+")]
+        patterns = (PYTHON_PATTERN, f"^{HF}.+", LIBRARY_PATTERN)
+        texts = [{"type": "string", "pattern": pattern} for pattern in patterns]
         return {"anyOf": [*mappings.get("oneOf", [mappings]), *texts]}
 
 
 def _mapping(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return {"name": "hf", "path": value.removeprefix(HF)} if value.startswith(HF) else {"python": value}
+    if value.startswith(HF):
+        return {"name": "hf", "path": value.removeprefix(HF)}
+    if re.fullmatch(LIBRARY_PATTERN, value):
+        library, _, name = value.partition(":")
+        return {"name": library, "model": name}
+    return {"python": value}
 
 
 def _form(value: Any) -> str:
@@ -70,7 +79,8 @@ ModelReference = Annotated[
     BeforeValidator(_mapping),
     _TextSchema,
 ]
-"""A network by name with its settings, `hf:folder`, or the user's `file.py:function`, alone or with `arguments`."""
+"""A network by name with its settings, another package's as `hf:folder`, `timm:name` or `torchvision:name`, or the
+user's `file.py:function`, given alone or with `arguments`."""
 
 
 def resolve(reference: Network | PythonModel, directory: Path) -> Network | PythonModel:
@@ -86,9 +96,12 @@ def own_weights(reference: Network | PythonModel) -> Path | None:
     return reference.weights() if isinstance(reference, Network) else None
 
 
-def source_sha256(reference: Network | PythonModel) -> str:
-    """Of what it is built by outside of potstill, such as the user's file and its siblings, for fingerprints."""
-    return reference.reference().sha256() if isinstance(reference, PythonModel) else reference.source_sha256()
+def source_of(reference: Network | PythonModel) -> str:
+    """What a model is built by outside of potstill, for fingerprints; empty where there is nothing.
+
+    It is the sha256 of the user's file and its siblings, or of a folder of files, or another package's version.
+    """
+    return reference.reference().sha256() if isinstance(reference, PythonModel) else reference.source()
 
 
 def build(

@@ -18,7 +18,7 @@ from .data import Dataset
 from .errors import ModelError, UsageError
 from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .journal import Journal
-from .models import PythonModel, check_padding, check_runs, load_weights, own_weights, resolve, source_sha256
+from .models import PythonModel, check_padding, check_runs, load_weights, own_weights, resolve, source_of
 from .networks.network import Network
 from .processor import has_bf16
 from .progress import Progress
@@ -54,6 +54,7 @@ MODEL_CODE = (
             "normalization",
             "own_task",
             "quantization",
+            "random_regions",
             "seeding",
             "sparsity",
             "strong_augmentation",
@@ -173,7 +174,7 @@ class Plan:
         weights = self.teacher_weights
         current = fingerprint(
             self.teacher_model.model_dump(mode="json"),
-            source_sha256(self.teacher_model),
+            source_of(self.teacher_model),
             None if weights is None else sha256_of(weights),
             self.data.fingerprint,
             self.task.identity,
@@ -191,8 +192,9 @@ class Plan:
             yield Step(number, TEACHER, None, current)
             number += 1
         for stage in self.recipe.stages:
-            sources = [source_sha256(resolve(each, self.directory)) for each in _python_models(stage)]
-            current = fingerprint(current, stage.model_dump(mode="json"), *sources, *self._measured_on(stage))
+            sources = (source_of(resolve(each, self.directory)) for each in _models(stage))
+            built_by = [source for source in sources if source]
+            current = fingerprint(current, stage.model_dump(mode="json"), *built_by, *self._measured_on(stage))
             yield Step(number, stage.step_name, stage, current)
             number += 1
 
@@ -246,23 +248,23 @@ class Plan:
             mode="json",
             include={"seed", "task", "data", "teacher", "stages", "precision"},
             exclude={
-                "data": {"license"},
+                "data": {"license", "workers", "memory_bytes", "cache"},
                 "teacher": {"license": True, "cache": {"path", "max_bytes", "memory_bytes"}},
             },
         )
         return fingerprint(shaping)
 
 
-def _python_models(settings: object) -> Iterator[PythonModel]:
-    """Every function of the user's own that a stage's settings refer to, such as its student or a peer of it."""
-    if isinstance(settings, PythonModel):
+def _models(settings: object) -> Iterator[Network | PythonModel]:
+    """Every model that a stage's settings refer to, such as its student or a peer of it."""
+    if isinstance(settings, Network | PythonModel):
         yield settings
     elif isinstance(settings, BaseModel):
         for _, value in settings:
-            yield from _python_models(value)
+            yield from _models(value)
     elif isinstance(settings, tuple):
         for value in cast("tuple[object, ...]", settings):
-            yield from _python_models(value)
+            yield from _models(value)
 
 
 def _precision(recipe: Recipe, device: torch.device) -> Precision:

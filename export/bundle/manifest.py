@@ -15,6 +15,9 @@ VERSION = 1
 FILE = "manifest.json"
 
 
+Reads = Literal["images", "sound", "texts"]
+
+
 class Preparation(Value):
     """What is to be done with samples before the engine: ``float32(samples) * scale + shift``, channel by channel."""
 
@@ -24,6 +27,19 @@ class Preparation(Value):
     mean: tuple[float, ...]
     """The same in other words: (samples - mean) / deviation, in the samples' own unit."""
     deviation: tuple[float, ...]
+
+
+class Decoding(Value):
+    """How samples come from image files, as ``images.py`` beside the manifest does it, with Pillow."""
+
+    resize: int
+    """To how many pixels the shorter side is brought, bilinearly and antialiased, after turning as EXIF says."""
+    size: int
+    """Height and width in pixels of the middle that is cut out."""
+    colour: Literal["RGB"] = "RGB"
+    """Uint8, channels first; grey, CMYK, palette and 16-bit images are converted."""
+    background: str
+    """What shows through where an image is transparent."""
 
 
 class Input(Value):
@@ -37,6 +53,8 @@ class Input(Value):
     """That samples have as the data source gives them."""
     normalization: Preparation | None
     """None where the engine takes the samples as they are. It is not part of the engine: the caller does it."""
+    decoding: Decoding | None = None
+    """What makes samples of image files, before the normalization; None where the data source decoded none."""
 
 
 class Output(Value):
@@ -124,6 +142,13 @@ class Manifest(Value):
     provenance: Provenance
     files: dict[str, str]
     """sha256 of every file of the bundle but this one, by its path."""
+
+    @property
+    def reads(self) -> Reads | None:
+        """What the example makes samples of itself; None where it takes them as arrays alone."""
+        if self.tokenizer is not None:
+            return "texts"
+        return "images" if any(each.decoding for each in self.inputs.values()) else None
 
     @classmethod
     def load(cls, folder: Path) -> Self:

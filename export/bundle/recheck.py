@@ -14,6 +14,7 @@ from ...pipeline.errors import ExportError
 from ...pipeline.task import Task
 from ..engine import Array
 from ..scores import Values
+from .reading import originals_of
 
 EXAMPLE = "run.py"
 
@@ -23,24 +24,24 @@ sys.modules["potstill"] = None  # importing it fails from here on
 import numpy as np
 bundle, stored, found, batch_size = sys.argv[1:]
 example = runpy.run_path(bundle + "/run.py")
+size = int(batch_size)
 if stored.endswith(".json"):
-    with open(stored, encoding="utf-8") as file:
-        texts = json.load(file)
-    count, batch_at = len(texts), lambda part: example["tokenized"](texts[part])
+    with open(stored, encoding="utf-8") as listed:
+        originals = json.load(listed)
+    batches = (example["read"](originals[start : start + size]) for start in range(0, len(originals), size))
 else:
     with np.load(stored, allow_pickle=False) as archive:
         samples = dict(zip(example["MANIFEST"]["inputs"], (archive[name] for name in archive.files)))
-    count = len(next(iter(samples.values())))
-    batch_at = lambda part: {name: values[part] for name, values in samples.items()}
-run, outputs = example["opened"](), []
-for start in range(0, count, int(batch_size)):
-    outputs.append(np.asarray(run(example["prepared"](batch_at(slice(start, start + int(batch_size)))))))
+    starts = range(0, len(next(iter(samples.values()))), size)
+    batches = ({name: values[start : start + size] for name, values in samples.items()} for start in starts)
+run = example["opened"]()
+outputs = [np.asarray(run(example["prepared"](batch))) for batch in batches]
 np.save(found, np.concatenate(outputs), allow_pickle=False)
 """
 
 
 def outputs_of(bundle: Path, data: Dataset, batch_size: int) -> Array:
-    """The outputs (N, …) for the test samples as they were read, texts as texts, by the bundle's own example.
+    """The outputs (N, …) for the test samples, by the bundle's own example: from files and texts where they were such.
 
     ExportError with the last words of the process where it fails.
     """
@@ -48,7 +49,8 @@ def outputs_of(bundle: Path, data: Dataset, batch_size: int) -> Array:
         stored, found = _stored(data, Path(scratch)), Path(scratch) / "outputs.npy"
         done = subprocess.run(
             # -I: neither this folder, nor the user's, nor PYTHONPATH is where it looks for modules.
-            [sys.executable, "-I", "-c", _HARNESS, str(bundle), str(stored), str(found), str(batch_size)],
+            # -B: nor does it leave compiled modules in the bundle.
+            [sys.executable, "-I", "-B", "-c", _HARNESS, str(bundle), str(stored), str(found), str(batch_size)],
             cwd=scratch,
             capture_output=True,
             text=True,
@@ -63,15 +65,17 @@ def outputs_of(bundle: Path, data: Dataset, batch_size: int) -> Array:
         return np.load(found, allow_pickle=False)
 
 
-def _stored(data: Dataset, folder: Path) -> Path:
-    """The test samples in a file that the harness reads."""
-    if data.text is not None:
-        file = folder / "samples.json"
-        file.write_text(json.dumps(data.text.test), encoding="utf-8")
+def _stored(data: Dataset, scratch: Path) -> Path:
+    """A file that tells the harness of the test samples: their originals, or their arrays."""
+    (scratch / "originals").mkdir()
+    originals = originals_of(data, scratch / "originals")
+    if originals is not None:
+        stored = scratch / "originals.json"
+        stored.write_text(json.dumps(originals), encoding="utf-8")
     else:
-        file = folder / "samples.npz"
-        np.savez(file, *(tensor.numpy() for tensor in data.test.raw.values()))
-    return file
+        stored = scratch / "samples.npz"
+        np.savez(stored, *(tensor.numpy() for tensor in data.test.raw.values()))
+    return stored
 
 
 def values_of(outputs: Array, split: Split, task: Task, batch_size: int) -> Values:

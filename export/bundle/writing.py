@@ -1,6 +1,5 @@
 """A bundle's folder: written aside, proven from there by a process that knows nothing else, and then renamed."""
 
-import importlib.metadata
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from ...pipeline.data import Dataset, Split
 from ...pipeline.errors import ExportError, UsageError
 from ...pipeline.files import sync_folder
 from ...pipeline.fingerprints import sha256_by_file
+from ...pipeline.images.pictures import PictureInput
 from ...pipeline.normalization import Normalization
 from ...pipeline.progress import Progress
 from ...pipeline.storage_errors import storage_errors
@@ -26,6 +26,7 @@ from .deployments import deployment_of
 from .manifest import (
     FILE,
     Attribution,
+    Decoding,
     EngineRecord,
     Input,
     Manifest,
@@ -34,6 +35,7 @@ from .manifest import (
     Preparation,
     Provenance,
 )
+from .reading import KINDS, write_reading
 from .recheck import EXAMPLE, outputs_of, values_of
 from .rendering import rendered
 from .triton import CONFIG, REPOSITORY, check_config, demand_servable, write_repository
@@ -175,9 +177,19 @@ def _inputs(told: EngineDescription, split: Split) -> dict[str, Input]:
             dtype=told.input_types[name],
             sample_dtype=str(tensor.numpy().dtype),
             normalization=_preparation(normalizations.get(name)),
+            decoding=_decoding(split.pictures),
         )
         for name, tensor in raw.items()
     }
+
+
+def _decoding(pictures: PictureInput | None) -> Decoding | None:
+    if pictures is None:
+        return None
+    from ...pipeline.images.decoding import BACKGROUND
+
+    done = pictures.preparation
+    return Decoding(resize=done.resize, size=done.size, background=BACKGROUND)
 
 
 def _preparation(normalization: Normalization | None) -> Preparation | None:
@@ -199,15 +211,14 @@ def _outputs(told: EngineDescription, outputs: Mapping[str, Array]) -> dict[str,
 def _write_texts(folder: Path, manifest: Manifest) -> None:
     """What the example needs to run."""
     _write_manifest(folder, manifest)
+    reads = manifest.reads
     example = rendered(
-        f"{manifest.engine.runtime}.py.jinja", device=manifest.engine.device, tokenizer=manifest.tokenizer
+        f"{manifest.engine.runtime}.py.jinja", device=manifest.engine.device, reads=reads, given=KINDS[reads].given
     )
     (folder / EXAMPLE).write_text(example, encoding="utf-8")
     libraries = manifest.measured.machine.libraries
     wanted = ("numpy", *deployment_of(manifest.engine.runtime).packages)
-    packages = {name: libraries[name] for name in wanted if name in libraries}
-    if manifest.tokenizer is not None:
-        packages["tokenizers"] = importlib.metadata.version("tokenizers")
+    packages = {name: libraries[name] for name in wanted if name in libraries} | write_reading(folder, reads)
     # What stands behind a plus sign is a build of the same version, which package indexes do not have.
     pinned = [f"{name}=={version.partition('+')[0]}\n" for name, version in packages.items()]
     (folder / "requirements.txt").write_text("".join(pinned), encoding="utf-8")

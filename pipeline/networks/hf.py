@@ -77,8 +77,8 @@ class HuggingFace(Network, frozen=True, extra="forbid"):
             stored = set(file.keys())
         return self.path / WEIGHTS if wanted <= stored else None
 
-    def source_sha256(self) -> str:
-        """Of the folder's settings and weights."""
+    def source(self) -> str:
+        """sha256 of the folder's settings and weights."""
         return fingerprint(*(sha256_of(self.path / name) for name in (CONFIG, WEIGHTS)))
 
     def _config(self, num_classes: int | None) -> Any:

@@ -24,6 +24,15 @@ class Network(BaseModel, ABC, frozen=True, extra="forbid"):
 
     name: str
 
+    @property
+    def label(self) -> str:
+        """What it is called in reports."""
+        return self.name
+
+    def source(self) -> str:
+        """What else than its settings it depends on, such as another package's version; empty for a network of ours."""
+        return ""
+
     @abstractmethod
     def build_for(self, shapes: Shapes, num_classes: int, vocabulary: int = 0) -> nn.Module:
         """The network for samples of these shapes, with first weights drawn from torch's global generator.
@@ -39,10 +48,6 @@ class Network(BaseModel, ABC, frozen=True, extra="forbid"):
     def weights(self) -> Path | None:
         """The file of weights that it is built with, where a network brings its own; None where they are drawn."""
         return None
-
-    def source_sha256(self) -> str:
-        """Of whatever it is built by outside of potstill but weights, for fingerprints; empty for a network of ours."""
-        return ""
 
     @abstractmethod
     def scaled(self, *, width: float, depth: float) -> Self:

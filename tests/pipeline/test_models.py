@@ -13,6 +13,7 @@ from torch import nn
 
 from potstill.pipeline.errors import ModelError
 from potstill.pipeline.models import (
+    LIBRARY_PATTERN,
     ModelReference,
     PythonModel,
     build,
@@ -20,7 +21,7 @@ from potstill.pipeline.models import (
     derive,
     load_weights,
     resolve,
-    source_sha256,
+    source_of,
 )
 from potstill.pipeline.networks.network import Network
 from potstill.pipeline.networks.resnet import ResNet
@@ -78,7 +79,8 @@ class TestReferences:
             "type": "string",
             "pattern": PythonModel.model_json_schema()["properties"]["python"]["pattern"],
         } in forms
-        assert len(forms) == 3
+        assert {"type": "string", "pattern": LIBRARY_PATTERN} in forms
+        assert len(forms) == 4
 
     def test_resolving_makes_the_users_path_absolute(self, tmp_path: Path):
         (tmp_path / "models.py").write_text("def make(): ...\n")
@@ -93,10 +95,10 @@ class TestReferences:
         file = tmp_path / "models.py"
         file.write_text("def make(): ...\n")
         reference = resolve(PythonModel(python="models.py:make"), tmp_path)
-        before = source_sha256(reference)
+        before = source_of(reference)
         file.write_text("def make(): pass\n")
-        assert source_sha256(reference) != before
-        assert source_sha256(resnet()) == ""
+        assert source_of(reference) != before
+        assert source_of(resnet()) == ""
 
 
 def test_data_that_is_no_single_image_is_refused():

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from potstill.pipeline.errors import ModelError
-from potstill.pipeline.models import build, check_padding, resolve, source_sha256
+from potstill.pipeline.models import build, check_padding, resolve, source_of
 from potstill.pipeline.networks.hf import HuggingFace
 from potstill.pipeline.quantization import capture
 from tests.pipeline.networks.test_text_encoder import texts
@@ -66,11 +66,11 @@ def test_brings_weights_where_its_last_layer_was_trained(bert: HuggingFace, tmp_
 
 
 def test_has_a_fingerprint_of_its_weights(bert: HuggingFace) -> None:
-    before = source_sha256(bert)
+    before = source_of(bert)
     tensors = load_file(bert.path / "model.safetensors")
     tensors["classifier.bias"] += 1
     save_file(tensors, bert.path / "model.safetensors", metadata={"format": "pt"})
-    assert source_sha256(bert) != before
+    assert source_of(bert) != before
 
 
 def test_is_found_from_the_recipes_folder(bert: HuggingFace, tmp_path: Path) -> None:
