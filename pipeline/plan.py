@@ -42,6 +42,7 @@ MODEL_CODE = (
             "bottleneck",
             "factors",
             "fake_quantization",
+            "front_end",
             "grouped_quantizer",
             "grouped_weights",
             "models",
@@ -51,6 +52,7 @@ MODEL_CODE = (
             "own_task",
             "quantization",
             "seeding",
+            "sound_augmentation",
             "sparsity",
             "strong_augmentation",
             "taps",
@@ -128,7 +130,12 @@ class Plan:
         TaskError when the user's task does not take its outputs.
         """
         data = self.data
-        blueprint = Blueprint(model=self.teacher_model, input_shapes=data.input_shapes, num_classes=data.num_outputs)
+        blueprint = Blueprint(
+            model=self.teacher_model,
+            input_shapes=data.input_shapes,
+            num_classes=data.num_outputs,
+            front_end=data.front_end,
+        )
         with seeded(self.recipe.seed, TEACHER):
             model = blueprint.build()
         if self.teacher_weights is not None:

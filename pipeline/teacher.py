@@ -18,7 +18,8 @@ from .teacher_cache import LOGITS, CacheSettings, Counts, TeacherCache
 from .training import TrainingContext, move, state_of
 
 OUTPUT_CODE = tuple(
-    f"pipeline.{name}" for name in ("augmentation", "normalization", "taps", "teacher", "teacher_cache")
+    f"pipeline.{name}"
+    for name in ("augmentation", "front_end", "normalization", "sound_augmentation", "taps", "teacher", "teacher_cache")
 )
 """The modules whose change can change a teacher's outputs, beside its own."""
 
