@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, cast
 
+import numpy as np
 import torch
 from pydantic import BaseModel, Field, JsonValue
 from torch import Tensor
@@ -343,12 +344,12 @@ def whole_groups(groups: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Both in ascending order. Which groups they are depends on the groups alone.
     """
     draws = seeded_generator(SPLIT_SEED, "groups")
-    found = groups.unique()
+    found = np.unique(groups.numpy())
     chosen = torch.zeros(len(groups), dtype=torch.bool)
-    for group in found[torch.randperm(len(found), generator=draws)]:
+    for position in torch.randperm(len(found), generator=draws):
         if int(chosen.sum()) >= count:
             break
-        chosen |= groups == group
+        chosen |= groups == int(found[position])
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
 
 

@@ -84,13 +84,13 @@ class FrontEnd(BaseModel):
         high = self._high
         if high > self.rate / 2 or self.settings.low >= high:
             raise DataError(
-                f"front_end: the bands go from {self.settings.low:g} to {high:g} Hz, but sound of {self.rate:,} samples "
-                f"a second holds frequencies up to {self.rate / 2:g} Hz; set `low` and `high` below that"
+                f"front_end: bands go from {self.settings.low:g} to {high:g} Hz, but {self.rate:,} samples a second "
+                f"hold frequencies up to {self.rate / 2:g} Hz; set `low` and `high` below that"
             )
         if self.window < 2 or self.hop < 1 or self.window > samples:
             raise DataError(
-                f"front_end: a window of {self.window:,} samples every {self.hop:,} does not fit a clip of {samples:,}; "
-                "`window` and `hop` are in seconds, and `seconds` is the length of a clip"
+                f"front_end: a window of {self.window:,} samples every {self.hop:,} does not fit a clip of {samples:,}"
+                "; `window` and `hop` are in seconds, and `seconds` is the length of a clip"
             )
         empty = int((mel_filters(self.rate, self.window, self.settings).sum(1) == 0).sum())
         if empty:

@@ -7,7 +7,7 @@ end or without, sees the same.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from .seeding import generator
 SoundAugmentation = Literal["time_shift", "volume", "noise", "time_mask", "frequency_mask"]
 """The changes; where several are asked for, they come in this order:
 
-- `time_shift`: the clip moves by up to a tenth of its length, either way; zeros come in (Warden 2018, arXiv 1804.03209).
+- `time_shift`: the clip moves by up to a tenth of its length, either way, and zeros come in (as in Warden 2018, arXiv
+  1804.03209).
 - `volume`: louder or softer by up to 6 dB.
 - `noise`: white noise, 5 to 40 dB below the clip's own mean power.
 - `time_mask`: up to a tenth of the clip is silent.
@@ -54,8 +55,8 @@ class SoundDraws:
 
     def at(self, index: Tensor) -> "SoundDraws":
         """The draws of some samples."""
-        parts = (self.shift, self.volume, self.snr, self.masks, self.noise_start)
-        return SoundDraws(*(part[..., index] for part in parts), self.noise)
+        shift, volume, snr = self.shift[index], self.volume[index], self.snr[index]
+        return SoundDraws(shift, volume, snr, self.masks[:, index], self.noise_start[index], self.noise)
 
     def applied(self, inputs: dict[str, Tensor], kinds: Collection[str]) -> dict[str, Tensor]:
         """Every input, a waveform (B, samples), changed alike; in float32 and the same unit as before."""
@@ -72,9 +73,7 @@ class SoundDraws:
         if "time_mask" in kinds:
             clips = clips.masked_fill(_span(starts[0], widths[0] * TIME_MASK, clips), 0)
         if "frequency_mask" in kinds:
-            spectrum = torch.fft.rfft(clips)
-            masked = spectrum.masked_fill(_span(starts[1], widths[1] * FREQUENCY_MASK, spectrum), 0)
-            clips = torch.fft.irfft(masked, n=clips.shape[1])
+            clips = _without_band(clips, starts[1], widths[1] * FREQUENCY_MASK)
         return clips
 
     def _shifted(self, clips: Tensor) -> Tensor:
@@ -89,6 +88,13 @@ class SoundDraws:
         noise = self.noise.to(clips.device)[(begin + torch.arange(clips.shape[1], device=clips.device)) % NOISE_SAMPLES]
         decibels = LEAST_SNR + _column(self.snr, clips) * (MOST_SNR - LEAST_SNR)
         return clips + noise * clips.square().mean(1, keepdim=True).sqrt() * 10 ** (-decibels / 20)
+
+
+def _without_band(clips: Tensor, start: Tensor, share: Tensor) -> Tensor:
+    fourier: Any = torch.fft  # untyped in torch
+    spectrum: Tensor = fourier.rfft(clips)
+    masked: Tensor = spectrum.masked_fill(_span(start, share, spectrum), 0)
+    return fourier.irfft(masked, n=clips.shape[1])
 
 
 def _column(draws: Tensor, clips: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ class Sound(DataSource, frozen=True, extra="forbid"):
             held, rest = whole_groups(torch.as_tensor(numbers.astype(np.int64)), self.test)
         if not len(rest):
             raise DataError(f"{every.origin}: `split_by: {self.split_by}` finds one group in all of {count:,} clips")
-        return _at(every, rest.tolist(), "train"), _at(every, held.tolist(), "test")
+        return _at(every, rest.numpy(), "train"), _at(every, held.numpy(), "test")
 
     def _from_npz(self, file: Path) -> _Clips:
         keys = ("audio", "length", "y", *((self.split_by,) if self.split_by else ()))
@@ -152,8 +152,8 @@ class Sound(DataSource, frozen=True, extra="forbid"):
             )
         if length.shape != y.shape or length.dtype.kind not in "iu" or (len(length) and int(length.min()) < 1):
             raise DataError(
-                f"{file}: `length` is {length.dtype} of shape {length.shape} for {len(y)} labels; it must hold how many "
-                "samples each clip has, one or more"
+                f"{file}: `length` is {length.dtype} of shape {length.shape} for {len(y)} labels; it must hold how "
+                "many samples each clip has, one or more"
             )
         if int(length.sum()) != len(audio):
             raise DataError(
@@ -234,9 +234,10 @@ class Sound(DataSource, frozen=True, extra="forbid"):
             raise DataError(f"{train.origin}: `views` counts augmented views, but nothing is augmented; leave it out")
 
 
-def _at(every: _Clips, index: list[int], split: str) -> _Clips:
+def _at(every: _Clips, index: NDArray[np.int64], split: str) -> _Clips:
     groups = None if every.groups is None else every.groups[index]
-    clips = [every.clips[at] for at in index]
+    positions: list[int] = index.tolist()
+    clips = [every.clips[at] for at in positions]
     return replace(every, clips=clips, labels=every.labels[index], groups=groups, origin=f"{every.origin} ({split})")
 
 
