@@ -37,6 +37,10 @@ class Input(Value):
     """That samples have as the data source gives them."""
     normalization: Preparation | None
     """None where the engine takes the samples as they are. It is not part of the engine: the caller does it."""
+    rate: int | None = None
+    """Of a waveform, how many samples a second it has; None for other inputs."""
+    front_end: str | None = None
+    """What the engine itself makes of a waveform first, in words; None where that is left to its network."""
 
 
 class Output(Value):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ...pipeline.data import Dataset, Split
+from ...pipeline.data import Dataset
 from ...pipeline.errors import ExportError, UsageError
 from ...pipeline.files import sync_folder
 from ...pipeline.fingerprints import sha256_by_file
@@ -144,7 +144,7 @@ def _described(contents: Contents) -> Manifest:
             provider=told.provider,
             remarks=engine.remarks,
         ),
-        inputs=_inputs(told, contents.data.test),
+        inputs=_inputs(told, contents.data),
         outputs=_outputs(told, outputs),
         measured=MeasuredRecord(
             score=engine.score,
@@ -162,14 +162,17 @@ def _described(contents: Contents) -> Manifest:
     )
 
 
-def _inputs(told: EngineDescription, split: Split) -> dict[str, Input]:
-    raw, normalizations = split.raw, split.normalizations
+def _inputs(told: EngineDescription, data: Dataset) -> dict[str, Input]:
+    raw, normalizations = data.test.raw, data.test.normalizations
+    front_end = None if data.front_end is None else data.front_end.in_words()
     return {
         name: Input(
             shape=told.inputs[name],
             dtype=told.input_types[name],
             sample_dtype=str(tensor.numpy().dtype),
             normalization=_preparation(normalizations.get(name)),
+            rate=data.rates.get(name),
+            front_end=front_end,
         )
         for name, tensor in raw.items()
     }
@@ -194,7 +197,8 @@ def _outputs(told: EngineDescription, outputs: Mapping[str, Array]) -> dict[str,
 def _write_texts(folder: Path, manifest: Manifest) -> None:
     """What the example needs to run."""
     _write_manifest(folder, manifest)
-    example = rendered(f"{manifest.engine.runtime}.py.jinja", device=manifest.engine.device)
+    is_sound = any(each.rate for each in manifest.inputs.values())
+    example = rendered(f"{manifest.engine.runtime}.py.jinja", device=manifest.engine.device, is_sound=is_sound)
     (folder / EXAMPLE).write_text(example, encoding="utf-8")
     libraries = manifest.measured.machine.libraries
     packages = [name for name in ("numpy", *deployment_of(manifest.engine.runtime).packages) if name in libraries]

@@ -193,7 +193,7 @@ goal: 3
         ]
 
     def test_a_network_that_there_is_not_and_a_setting_that_it_does_not_take(self, written: Path) -> None:
-        networks = "mobilenet_v2, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, vgg, vit, wrn"
+        networks = "ds_cnn, mobilenet_v2, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, vgg, vit, wrn"
         for given, told in {
             "{name: resnext}": f": `name: resnext` is unknown; did you mean `resnet`? allowed: {networks}",
             "{depth: 20}": f": the key `name` is missing; allowed: {networks}",
