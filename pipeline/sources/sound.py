@@ -150,7 +150,7 @@ class Sound(DataSource, frozen=True, extra="forbid"):
                 f"{file}: `audio` is {audio.dtype} of shape {audio.shape}; it must hold all clips end to end in one "
                 "dimension, as int16 or as fractions from -1 to 1"
             )
-        if length.shape != y.shape or length.dtype.kind not in "iu" or (len(length) and int(length.min()) < 1):
+        if length.shape != y.shape[:1] or length.dtype.kind not in "iu" or (len(length) and int(length.min()) < 1):
             raise DataError(
                 f"{file}: `length` is {length.dtype} of shape {length.shape} for {len(y)} labels; it must hold how "
                 "many samples each clip has, one or more"
