@@ -148,7 +148,8 @@ goal: 3
         assert problems_of(text, written) == [
             "a.yaml:1: name: must be text of the form ^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$, got 'a b'",
             "a.yaml:2: seed: must be a whole number, got true",
-            "a.yaml:3: data: `source: digit` is unknown; did you mean `digits`? allowed: digits, npz, my_data.py:make",
+            "a.yaml:3: data: `source: digit` is unknown; did you mean `digits`? "
+            "allowed: digits, npz, sound, my_data.py:make",
             "a.yaml:5: teacher.model.depth: a depth is 6 n + 2, such as 8, 14, 20, 32 or 56; "
             "the nearest is 20 (got 21)",
             "a.yaml:5: teacher.model.dept: unknown key; did you mean `depth`? "
@@ -178,7 +179,8 @@ goal: 3
     def test_missing_keys_say_what_they_must_be(self, written: Path) -> None:
         assert problems_of("seed: 3\n", written) == [
             "a.yaml:1: name: is missing; it must be text",
-            "a.yaml:1: data: is missing; it must be a mapping with the key `source`: digits, npz, my_data.py:make",
+            "a.yaml:1: data: is missing; it must be a mapping with the key `source`: "
+            "digits, npz, sound, my_data.py:make",
             "a.yaml:1: teacher: is missing; it must be a mapping",
             "a.yaml:1: stages: is missing; it must be a list",
             "a.yaml:1: targets: is missing; it must be a list",
