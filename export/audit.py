@@ -46,14 +46,17 @@ def audited(exported: "ModelProto", optimized: "ModelProto", min_int8_share: flo
     return Audit(layers=layers, precision=graph.precision, int8_share=share, min_int8_share=min_int8_share)
 
 
-def without_float_layers(audit: Audit, paths: Collection[str]) -> Audit:
-    """The same audit with the layers in these modules marked as in float on purpose."""
+def without_float_layers(
+    audit: Audit, paths: Collection[str], reason: str = "the `quantize` stage left it in float"
+) -> Audit:
+    """The same audit with the layers in these modules marked as in float on purpose, for this reason."""
 
     def marked(layer: LayerPrecision) -> LayerPrecision:
-        within = any(layer.name == path or layer.name.startswith(f"{path}.") for path in paths)
+        name = layer.name.partition("#")[0]
+        within = any(name == path or name.startswith(f"{path}.") for path in paths)
         if layer.precision == audit.precision or not within:
             return layer
-        return layer.model_copy(update={"reason": "the `quantize` stage left it in float", "on_purpose": True})
+        return layer.model_copy(update={"reason": reason, "on_purpose": True})
 
     return audit.model_copy(update={"layers": tuple(map(marked, audit.layers))})
 

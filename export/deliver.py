@@ -17,6 +17,7 @@ from ..pipeline.data import Dataset
 from ..pipeline.errors import ExportError
 from ..pipeline.files import write_atomically
 from ..pipeline.fingerprints import fingerprint, sha256_of
+from ..pipeline.front_end import FRONT_END
 from ..pipeline.task import Task
 from .audit import demand_share, without_float_layers
 from .diagnosis import diagnosis
@@ -126,6 +127,7 @@ def build_engine(
     if audit is not None:
         if artifact.quantization is not None and scheme_of(precision) is not None:
             audit = without_float_layers(audit, artifact.quantization.float_layers)
+            audit = without_float_layers(audit, (FRONT_END,), "it is of the front end, which stays in float32")
         demand_share(audit, f"{metadata.stage}, {label}")
     hashes = {each.name: sha256_of(each) for each in target.files_of(file)}
     built = BuiltEngine(

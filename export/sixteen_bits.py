@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from ..pipeline.errors import ExportError
+from ..pipeline.front_end import FRONT_END
 from .dialects import initializers, makers, readers
 from .engine import Array
 
@@ -127,6 +128,8 @@ class _Fitness:
         made = [(index, name) for index, name in enumerate(node.output) if self._types.get(name) == self._float]
         if not (read or made) or node.op_type in QUANTIZERS | ATTRIBUTE_TYPED:
             return None
+        if node.name.partition("/")[0].partition("#")[0] == FRONT_END:
+            return "a front end's energies soon leave 16 bits"
         forms = [takes(node, index, self._half, self._opset) for index, _ in read]
         forms += [takes(node, index, self._half, self._opset, made=True) for index, _ in made]
         if not any(forms):

@@ -14,7 +14,9 @@ from .compact_filters import Compact
 from .cost import CONVOLUTIONS, TRANSPOSED
 from .errors import ArtifactError
 from .factors import Factors, factored
-from .models import ModelReference, build
+from .front_end import FrontEnd, WithFrontEnd
+from .models import ModelReference, PythonModel, build
+from .networks.network import Network
 from .sharing import Cluster
 from .structure import submodule as _submodule
 
@@ -164,14 +166,24 @@ class Blueprint(_Frozen):
     the numbers or a map's channels; 0 where only the user's model and task know."""
     vocabulary: int = 0
     """How many tokens the data's tokenizer knows; 0 where samples are no texts."""
+    front_end: FrontEnd | None = None
+    """What makes maps of the waveforms that are the input; the model is then one for these maps."""
     edits: tuple[Edit, ...] = ()
 
     def build(self) -> nn.Module:
         """The structure with untrained weights. Raises ArtifactError when an edit does not fit the model."""
-        model = build(self.model, self.input_shapes, self.num_classes, self.vocabulary)
+        model = self.unedited(self.model)
         for edit in self.edits:
             edit.apply(model)
         return model
+
+    def unedited(self, model: Network | PythonModel) -> nn.Module:
+        """A new network of this or another reference, for the same inputs and outputs."""
+        if self.front_end is None:
+            return build(model, self.input_shapes, self.num_classes, self.vocabulary)
+        ((name, (samples,)),) = self.input_shapes.items()
+        network = build(model, {name: self.front_end.shape(samples)}, self.num_classes)
+        return WithFrontEnd(self.front_end.module(), network)
 
     @property
     def sparse_layers(self) -> tuple[str, ...]:

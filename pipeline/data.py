@@ -5,20 +5,22 @@ A source is one file in `sources/`: a subclass of `DataSource`; its fields are i
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, cast
 
+import numpy as np
 import torch
 from pydantic import BaseModel, Field, JsonValue
 from torch import Tensor
 
-from .augmentation import Augmentation, Draws, View, augmented, centred
+from .augmentation import AnyDraws, Augmentation, Draws, View, centred
 from .data_checks import CheckedReading, Reading, Samples, Targets, checked, seen_shape
 from .errors import DataError
 from .fingerprints import fingerprint
+from .front_end import FrontEnd
 from .images.pictures import PictureInput
 from .lengths import cut, lengths_of, order_by_length
 from .normalization import Normalization, Normalize, normalizations_of
@@ -33,12 +35,16 @@ VIEW_SEED = 0
 """Nor is what a numbered view looks like: runs of different seeds share the teacher's stored outputs."""
 
 
+DrawsOf = Callable[[View, int], AnyDraws]
+"""Draws how a view changes so many samples."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some samples of a split."""
 
     inputs: dict[str, Tensor]
-    """By input name; images are normalised float32 of shape (B, C, H, W)."""
+    """By input name; images are normalised float32 of shape (B, C, H, W), waveforms float32 (B, samples)."""
     target: Tensor
     """int64 class numbers (B,); for a regression float32 (B, …); for the user's own task either."""
     index: Tensor
@@ -59,7 +65,8 @@ class Split:
         target: Tensor,
         *,
         normalizations: dict[str, Normalization],
-        augment: tuple[Augmentation, ...] = (),
+        augment: tuple[str, ...] = (),
+        draws: DrawsOf | None = None,
         crop: int | None = None,
         pictures: PictureInput | None = None,
     ) -> None:
@@ -70,8 +77,9 @@ class Split:
         self._inputs = inputs
         self._normalizations = normalizations
         self._augment = augment
+        self._draws_of = draws or partial(Draws.of, kinds=augment, crop=crop)
         self._lengths = lengths_of(inputs, "the samples")
-        self._draws: tuple[View, Draws] | None = None
+        self._draws: tuple[View, AnyDraws] | None = None
         self._strong_draws: tuple[View, StrongDraws] | None = None
 
     def __len__(self) -> int:
@@ -150,8 +158,8 @@ class Split:
         if view is None or not self._augment:
             return centred(inputs, self._crop)
         if self._draws is None or self._draws[0] != view:
-            self._draws = (view, Draws.of(view, len(self), self._augment))
-        return augmented(inputs, self._augment, self._draws[1].at(index), self._crop)
+            self._draws = (view, self._draws_of(view, len(self)))
+        return self._draws[1].at(index).applied(inputs, self._augment)
 
     def _cut(self, inputs: dict[str, Tensor], which: Tensor | slice) -> dict[str, Tensor]:
         return inputs if self._lengths is None else cut(inputs, int(self._lengths[which].max()))
@@ -187,6 +195,10 @@ class Dataset:
     targets: Targets = "classes"
     text: Text | None = None
     """The tokenizer, and what the test split was before it; None where samples are no texts."""
+    rates: dict[str, int] = field(default_factory=dict[str, int])
+    """Samples a second of the inputs that are waveforms."""
+    front_end: FrontEnd | None = None
+    """What makes maps of waveforms, as the first part of every model."""
 
     @property
     def vocabulary(self) -> int:
@@ -253,7 +265,8 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Samples in each step of a training."""
     validation: Annotated[int, Field(ge=0)] = 0
-    """How many training samples are held out, each class in its share; 0 holds out none."""
+    """How many training samples are held out, each class in its share; 0 holds out none. Where the source tells groups
+    of samples apart, such as speakers, whole groups are held out, drawn until there are so many samples."""
     normalize: Normalize = "dataset"
     """What is taken from the pixels and what they are divided by, in each channel."""
     augment: tuple[Augmentation, ...] = ()
@@ -276,26 +289,45 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
         reading = checked(read, targets)
         train, validation = self.held_out(reading)
         self._check_augment(train)
-        normalizations = normalizations_of(train.inputs, self.normalize, train.origin)
+        normalizations = self._normalizations(train)
         splits = {
-            "train": _split(train, normalizations, self.augment),
+            "train": _split(train, normalizations, self.augment, self._draws(train)),
             "test": _split(reading.test, normalizations),
         }
         if validation is not None:
             splits["validation"] = _split(validation, normalizations)
         classes = reading.classes
+        front_end = self._front_end(splits["train"])
         return Dataset(
             train=splits["train"],
             validation=splits.get("validation"),
             test=splits["test"],
             classes=classes,
             batch_size=self.batch_size,
-            fingerprint=_fingerprint(splits, classes, self.batch_size, self.views, read.text),
+            fingerprint=_fingerprint(splits, classes, self.batch_size, self.views, read.text, front_end),
             views=self.views,
             description=_description(reading.description, splits, classes),
             targets=targets,
             text=read.text,
+            rates=self._rates(),
+            front_end=front_end,
         )
+
+    def _normalizations(self, train: Samples) -> dict[str, Normalization]:
+        """What is done with each input before a model takes it."""
+        return normalizations_of(train.inputs, self.normalize, train.origin)
+
+    def _rates(self) -> dict[str, int]:
+        """Samples a second of the inputs that are waveforms."""
+        return {}
+
+    def _front_end(self, train: Split) -> FrontEnd | None:
+        """What makes maps of waveforms, fitted to the training split; None for inputs that models take as they are."""
+        return None
+
+    def _draws(self, train: Samples) -> DrawsOf:
+        """How a view changes training samples."""
+        return partial(Draws.of, kinds=self.augment, crop=train.crop)
 
     def held_out(self, reading: CheckedReading) -> tuple[Samples, Samples | None]:
         """Train without the samples of the validation split, and that split; a source may have its own way."""
@@ -307,7 +339,13 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
                 f"{reading.validation.origin}: the source brings its own validation split; leave out `validation`"
             )
         demand_rest(reading.train.origin, count, len(reading.train.target))
-        held, rest = stratified(reading.train.target, count)
+        groups = reading.train.groups
+        held, rest = stratified(reading.train.target, count) if groups is None else whole_groups(groups, count)
+        if not len(rest):
+            raise DataError(
+                f"{reading.train.origin}: all samples are of one group, so none is left to train on; hold out none "
+                "(`validation: 0`), or by other groups"
+            )
         return reading.train.at(rest), reading.train.at(held)
 
     def _check_augment(self, train: Samples) -> None:
@@ -361,6 +399,21 @@ def demand_rest(origin: str, count: int, total: int) -> None:
         )
 
 
+def whole_groups(groups: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The positions of whole groups, int64 numbers (N,), that hold `count` samples or just more, and the others.
+
+    Both in ascending order. Which groups they are depends on the groups alone.
+    """
+    draws = seeded_generator(SPLIT_SEED, "groups")
+    found = np.unique(groups.numpy())
+    chosen = torch.zeros(len(groups), dtype=torch.bool)
+    for position in torch.randperm(len(found), generator=draws):
+        if int(chosen.sum()) >= count:
+            break
+        chosen |= groups == int(found[position])
+    return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
+
+
 def sources() -> dict[str, type[DataSource]]:
     """Every data source by name; ``python`` stands for any `file.py:function`."""
     return discovered(f"{__package__}.sources", DataSource, "source")
@@ -373,23 +426,35 @@ def _range(tensor: Tensor) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def _split(samples: Samples, normalizations: dict[str, Normalization], augment: tuple[Augmentation, ...] = ()) -> Split:
+def _split(
+    samples: Samples,
+    normalizations: dict[str, Normalization],
+    augment: tuple[str, ...] = (),
+    draws: DrawsOf | None = None,
+) -> Split:
     return Split(
         samples.inputs,
         samples.target,
         normalizations=normalizations,
         augment=augment,
+        draws=draws,
         crop=samples.crop,
         pictures=samples.pictures,
     )
 
 
 def _fingerprint(
-    splits: dict[str, Split], classes: tuple[str, ...], batch_size: int, views: int | None, text: Text | None
+    splits: dict[str, Split],
+    classes: tuple[str, ...],
+    batch_size: int,
+    views: int | None,
+    text: Text | None,
+    front_end: FrontEnd | None,
 ) -> str:
     hashes = {name: split.sha256() for name, split in splits.items()}
-    tokens = () if text is None else (text.tokenizer.json,)
-    return fingerprint(cast(JsonValue, hashes), list(classes), batch_size, views, *tokens)
+    fitted = [] if front_end is None else [front_end.model_dump(mode="json")]
+    tokens = [] if text is None else [text.tokenizer.json]
+    return fingerprint(cast(JsonValue, hashes), list(classes), batch_size, views, *tokens, *fitted)
 
 
 def _description(title: str, splits: dict[str, Split], classes: tuple[str, ...]) -> str:

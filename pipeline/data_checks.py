@@ -32,6 +32,10 @@ class RawSamples:
     """Height and width of the part of each image that is seen: its middle, or where `augment` says; None for all."""
     pictures: PictureInput | None = None
     """What the only input was decoded from, if it was."""
+    waveforms: frozenset[str] = frozenset()
+    """The names of inputs that are sound: int16 (N, samples), which stays int16."""
+    groups: object = None
+    """What tells apart the samples that must not be parted by a split, such as speakers: one number or name each."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,20 @@ class Samples:
     """One split, checked."""
 
     inputs: dict[str, Tensor]
-    """uint8 as read; other images and all fractions in float32; other whole numbers in int64."""
+    """uint8 and sound in int16 as read; other images and all fractions in float32; other whole numbers in int64."""
     target: Tensor
     """Classes: int64 (N,). Numbers: float32 (N, …), those of one number a sample (N, 1). Else either, (N, …)."""
     origin: str
     crop: int | None = None
     pictures: PictureInput | None = None
+    groups: Tensor | None = None
+    """int64 (N,): samples of one number go into one split; None where each may go anywhere."""
 
     def at(self, index: Tensor) -> "Samples":
         """The samples at these positions."""
         inputs = {name: x[index] for name, x in self.inputs.items()}
-        return replace(self, inputs=inputs, target=self.target[index], pictures=None)
+        groups = None if self.groups is None else self.groups[index]
+        return replace(self, inputs=inputs, target=self.target[index], groups=groups, pictures=None)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a sample as it is seen."""
@@ -114,10 +121,21 @@ def _samples(raw: RawSamples, targets: Targets) -> Samples:
             raise DataError(
                 f"{where} holds {count} samples for {len(target)} {called}; there must be one {called[:-1]} a sample"
             )
-        inputs[name] = _tensor(array, where)
+        is_sound = name in raw.waveforms
+        inputs[name] = torch.as_tensor(np.require(array, np.int16, ["C", "W"])) if is_sound else _tensor(array, where)
     if len(target) == 0:
         raise DataError(f"{raw.origin} holds no samples; check how the split was made")
-    return Samples(inputs, target, raw.origin, raw.crop, raw.pictures)
+    groups = None if raw.groups is None else _groups(raw.groups, target, raw.origin)
+    return Samples(inputs, target, raw.origin, raw.crop, raw.pictures, groups)
+
+
+def _groups(values: object, target: Tensor, origin: str) -> Tensor:
+    names = np.asarray(values)
+    if names.shape != (len(target),):
+        raise DataError(
+            f"{origin}: there are groups of the shape {names.shape} for {len(target)} samples; give one each"
+        )
+    return torch.as_tensor(np.unique(names, return_inverse=True)[1].astype(np.int64))
 
 
 def array_of(values: object, where: str) -> Array:

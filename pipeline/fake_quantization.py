@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .errors import ModelError
+from .front_end import FRONT_END
 from .grouped_quantizer import GroupedWeightQuantizer, store_weights
 from .quantization import (
     ACTIVATION_LEVELS,
@@ -285,7 +286,8 @@ def fake_quantized(model: nn.Module, quantization: Quantization, inputs: Mapping
     placed = {node.name: name for node, name in names.items()}
     with quiet("torchao"):
         prepared = prepare_pt2e(graph, _NamedTensors(names, quantization))
-    paths = {placed[node.args[0].name]: str(node.target) for node in prepared.graph.nodes if node.op == "call_module"}
+    called = [node for node in prepared.graph.nodes if node.op == "call_module" and str(node.target) != FRONT_END]
+    paths = {placed[node.args[0].name]: str(node.target) for node in called}
     for name, source in quantization.shared.items():
         prepared.set_submodule(paths[name], prepared.get_submodule(paths[source]))
     quantizers = {name: cast(_AnyQuantizer, prepared.get_submodule(path)) for name, path in paths.items()}

@@ -45,6 +45,7 @@ MODEL_CODE = (
             "bottleneck",
             "factors",
             "fake_quantization",
+            "front_end",
             "grouped_quantizer",
             "grouped_weights",
             "lengths",
@@ -56,6 +57,7 @@ MODEL_CODE = (
             "quantization",
             "random_regions",
             "seeding",
+            "sound_augmentation",
             "sparsity",
             "strong_augmentation",
             "taps",
@@ -148,6 +150,7 @@ class Plan:
             input_shapes=data.input_shapes,
             num_classes=data.num_outputs,
             vocabulary=data.vocabulary,
+            front_end=data.front_end,
         )
         with seeded(self.recipe.seed, TEACHER):
             model = blueprint.build()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx, nn
 
 from .errors import ModelError
+from .front_end import keep_front_end
 from .lengths import example_pair, free_inputs
 from .written_out import write_out
 
@@ -97,6 +98,8 @@ class Quantization(BaseModel):
 def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
     """The model's eval-mode graph over aten operators, with a dynamic batch, its attention and SiLUs written out.
 
+    A front end is one node of it, whose operators do not show.
+
     Raises ModelError when torch.export cannot follow the model.
     """
     shapes = dynamic_shapes(model, inputs)
@@ -112,6 +115,7 @@ def capture(model: nn.Module, inputs: Mapping[str, Tensor]) -> fx.GraphModule:
             "Mend: no Python branches on tensor values and no batch size written into the code; "
             "`torch.export.export(model, inputs)` shows the whole message."
         ) from error
+    keep_front_end(graph, model)
     write_out(graph)
     return graph
 

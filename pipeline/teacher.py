@@ -20,7 +20,16 @@ from .training import TrainingContext, move, state_of
 
 OUTPUT_CODE = tuple(
     f"pipeline.{name}"
-    for name in ("augmentation", "normalization", "random_regions", "taps", "teacher", "teacher_cache")
+    for name in (
+        "augmentation",
+        "front_end",
+        "normalization",
+        "random_regions",
+        "sound_augmentation",
+        "taps",
+        "teacher",
+        "teacher_cache",
+    )
 )
 """The modules whose change can change a teacher's outputs, beside its own."""
 

@@ -66,6 +66,7 @@ class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
             input_shapes=artifact.blueprint.input_shapes,
             num_classes=artifact.blueprint.num_classes,
             vocabulary=artifact.blueprint.vocabulary,
+            front_end=artifact.blueprint.front_end,
         )
         context.journal.fact("student", reference.model_dump(mode="json"))
         made = self._generation(1, blueprint, context, context.teacher)

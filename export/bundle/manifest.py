@@ -55,6 +55,10 @@ class Input(Value):
     """None where the engine takes the samples as they are. It is not part of the engine: the caller does it."""
     decoding: Decoding | None = None
     """What makes samples of image files, before the normalization; None where the data source decoded none."""
+    rate: int | None = None
+    """Of a waveform, how many samples a second it has; None for other inputs."""
+    front_end: str | None = None
+    """What the engine itself makes of a waveform first, in words; None where that is left to its network."""
 
 
 class Output(Value):
@@ -148,7 +152,9 @@ class Manifest(Value):
         """What the example makes samples of itself; None where it takes them as arrays alone."""
         if self.tokenizer is not None:
             return "texts"
-        return "images" if any(each.decoding for each in self.inputs.values()) else None
+        if any(each.decoding for each in self.inputs.values()):
+            return "images"
+        return "sound" if any(each.rate for each in self.inputs.values()) else None
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ...pipeline.data import Dataset, Split
+from ...pipeline.data import Dataset
 from ...pipeline.errors import ExportError, UsageError
 from ...pipeline.files import sync_folder
 from ...pipeline.fingerprints import sha256_by_file
@@ -150,7 +150,7 @@ def _described(contents: Contents) -> Manifest:
             provider=told.provider,
             remarks=engine.remarks,
         ),
-        inputs=_inputs(told, contents.data.test),
+        inputs=_inputs(told, contents.data),
         outputs=_outputs(told, outputs),
         tokenizer=None if contents.data.text is None else TOKENIZER,
         measured=MeasuredRecord(
@@ -169,15 +169,18 @@ def _described(contents: Contents) -> Manifest:
     )
 
 
-def _inputs(told: EngineDescription, split: Split) -> dict[str, Input]:
-    raw, normalizations = split.raw, split.normalizations
+def _inputs(told: EngineDescription, data: Dataset) -> dict[str, Input]:
+    raw, normalizations = data.test.raw, data.test.normalizations
+    front_end = None if data.front_end is None else data.front_end.in_words()
     return {
         name: Input(
             shape=told.inputs[name],
             dtype=told.input_types[name],
             sample_dtype=str(tensor.numpy().dtype),
             normalization=_preparation(normalizations.get(name)),
-            decoding=_decoding(split.pictures),
+            decoding=_decoding(data.test.pictures),
+            rate=data.rates.get(name),
+            front_end=front_end,
         )
         for name, tensor in raw.items()
     }

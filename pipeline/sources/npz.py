@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,7 +41,7 @@ class Npz(DataSource, frozen=True, extra="forbid"):
         return Reading(train, test, folder.name, classes=self.classes)
 
     def _samples(self, file: Path) -> RawSamples:
-        x, y = _arrays(file)
+        x, y = arrays_of(file, ("x", "y"), "x=images, y=labels").values()
         if x.ndim in (3, 4):
             return RawSamples({"image": self._channels_first(x, file)}, y, str(file))
         return RawSamples({"input": x}, y, str(file))
@@ -59,23 +60,27 @@ class Npz(DataSource, frozen=True, extra="forbid"):
         return x
 
 
-def _arrays(file: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+def arrays_of(file: Path, keys: Sequence[str], saved: str) -> dict[str, NDArray[Any]]:
+    """The arrays under these keys of a `.npz` file, in their order; DataError where it lacks one or is damaged.
+
+    `saved` are the arguments that `numpy.savez` writes such a file with, for messages.
+    """
     if not file.is_file():
-        raise DataError(f"{file}: no such file; write it with numpy.savez({str(file)!r}, x=images, y=labels)")
+        raise DataError(f"{file}: no such file; write it with numpy.savez({str(file)!r}, {saved})")
     found: dict[str, NDArray[Any]] = {}
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            for key in ("x", "y"):
+            for key in keys:
                 if key not in archive:
                     raise DataError(
                         f"{file} has no array {key!r}, only {', '.join(archive) or 'none'}; "
-                        "write it with numpy.savez(file, x=images, y=labels)"
+                        f"write it with numpy.savez(file, {saved})"
                     )
                 found[key] = _array(archive, key, file)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError) as error:
         reason = "it is damaged" if zipfile.is_zipfile(file) else "it is no zip archive"
         raise DataError(f"{file} is not a readable .npz file ({reason}); write it or copy it again") from error
-    return found["x"], found["y"]
+    return found
 
 
 def _array(archive: Any, key: str, file: Path) -> NDArray[Any]:

@@ -160,7 +160,7 @@ def _grid_owner(node: fx.Node) -> fx.Node:
 def _moved_by(node: fx.Node) -> fx.Node | None:
     """The tensor whose values `node` moves or picks; None where it computes its own."""
     source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node):
+    if not isinstance(source, fx.Node) or source.op == "call_module":  # a front end, whose own output has no grid
         return None
     if operator_name(node) in SAME_VALUES:
         return source

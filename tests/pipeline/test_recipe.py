@@ -20,6 +20,8 @@ from potstill.stages.knowledge.response.kd import SoftTargets
 from potstill.stages.knowledge.response.logits import RawLogits
 from potstill.stages.quantize import Quantize
 
+SOURCES = "cifar, digits, huggingface, image_folder, npz, sound, text, my_data.py:make"
+
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -148,9 +150,7 @@ goal: 3
         assert problems_of(text, written) == [
             "a.yaml:1: name: must be text of the form ^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$, got 'a b'",
             "a.yaml:2: seed: must be a whole number, got true",
-            "a.yaml:3: data: `source: digit` is unknown; did you mean `digits`? allowed: digits, huggingface, "
-            "image_folder, npz, "
-            "my_data.py:make",
+            f"a.yaml:3: data: `source: digit` is unknown; did you mean `digits`? allowed: {SOURCES}",
             "a.yaml:5: teacher.model.depth: a depth is 6 n + 2, such as 8, 14, 20, 32 or 56; "
             "the nearest is 20 (got 21)",
             "a.yaml:5: teacher.model.dept: unknown key; did you mean `depth`? "
@@ -180,9 +180,7 @@ goal: 3
     def test_missing_keys_say_what_they_must_be(self, written: Path) -> None:
         assert problems_of("seed: 3\n", written) == [
             "a.yaml:1: name: is missing; it must be text",
-            "a.yaml:1: data: is missing; it must be a mapping with the key `source`: digits, huggingface, "
-            "image_folder, npz, "
-            "my_data.py:make",
+            f"a.yaml:1: data: is missing; it must be a mapping with the key `source`: {SOURCES}",
             "a.yaml:1: teacher: is missing; it must be a mapping",
             "a.yaml:1: stages: is missing; it must be a list",
             "a.yaml:1: targets: is missing; it must be a list",
@@ -197,8 +195,10 @@ goal: 3
         ]
 
     def test_a_network_that_there_is_not_and_a_setting_that_it_does_not_take(self, written: Path) -> None:
-        networks = "mobilenet_v2, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, timm, torchvision, "
-        networks += "vgg, vit, wrn"
+        networks = (
+            "ds_cnn, hf, mobilenet_v2, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, text_encoder, timm, "
+        )
+        networks += "torchvision, vgg, vit, wrn"
         for given, told in {
             "{name: resnext}": f": `name: resnext` is unknown; did you mean `resnet`? allowed: {networks}",
             "{depth: 20}": f": the key `name` is missing; allowed: {networks}",

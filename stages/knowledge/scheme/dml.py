@@ -8,7 +8,7 @@ import torch
 from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
-from ....pipeline.models import ModelReference, build, resolve
+from ....pipeline.models import ModelReference, resolve
 from ....pipeline.taps import outputs_of
 from ....pipeline.training import move
 from ..method import Method, Observation, Term
@@ -71,9 +71,7 @@ class MutualLearning(Method, frozen=True, extra="forbid"):
             if isinstance(peer, str):
                 yield deepcopy(pair.context.require_teacher().artifact.model)
             else:
-                known = pair.blueprint
-                reference = resolve(peer, pair.context.directory)
-                yield build(reference, known.input_shapes, known.num_classes, known.vocabulary)
+                yield pair.blueprint.unedited(resolve(peer, pair.context.directory))
 
 
 class _Peers(Term):

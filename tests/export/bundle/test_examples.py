@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from potstill.export.bundle.deployments import DEPLOYMENTS
-from potstill.export.bundle.manifest import Manifest
+from potstill.export.bundle.manifest import Manifest, Reads
+from potstill.export.bundle.reading import KINDS
 from potstill.export.bundle.recheck import outputs_of
 from potstill.export.bundle.rendering import rendered
 from potstill.export.bundle.writing import Contents, write_bundle
@@ -17,14 +18,26 @@ from potstill.pipeline.progress import Silent
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("reads", KINDS)
 @pytest.mark.parametrize("runtime", DEPLOYMENTS)
-def test_every_runtime_has_an_example_that_is_short_and_needs_nothing_of_ours(runtime: str, device: str) -> None:
-    text = rendered(f"{runtime}.py.jinja", device=device, reads=None, given="")
+def test_every_runtime_has_an_example_that_is_short_and_needs_nothing_of_ours(
+    runtime: str, device: str, reads: Reads | None
+) -> None:
+    text = rendered(f"{runtime}.py.jinja", device=device, reads=reads, given="")
     imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = {alias.name.partition(".")[0] for node in imports for alias in node.names} - {"json", "sys", "Path"}
+    names = {alias.name.partition(".")[0] for node in imports for alias in node.names} - {"json", "sys", "Path", "read"}
     assert names <= {"numpy", *DEPLOYMENTS[runtime].packages}
     assert all(len(line) <= 120 for line in text.splitlines())
     assert len([line for line in text.splitlines() if line.strip()]) <= 65
+
+
+@pytest.mark.parametrize("reads", [each for each in KINDS if each])
+def test_every_kind_of_original_is_read_by_a_module_that_needs_nothing_of_ours(reads: Reads) -> None:
+    text = rendered(f"reading_{reads}.py.jinja")
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    packages = {alias.name if isinstance(node, ast.Import) else node.module for node in imports for alias in node.names}
+    ours = {name.removesuffix(".py") for name in KINDS[reads].code}
+    assert packages - {"json", "sys", "wave", "pathlib"} <= {"numpy", *ours, *KINDS[reads].packages}
 
 
 def test_openvino_computes_in_its_example_what_onnx_runtime_computes(

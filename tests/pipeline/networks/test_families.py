@@ -18,6 +18,7 @@ from potstill.pipeline.cost import num_parameters
 from potstill.pipeline.errors import ModelError
 from potstill.pipeline.listing import entries
 from potstill.pipeline.models import ModelReference, build, derive, networks
+from potstill.pipeline.networks.ds_cnn import DSCNN
 from potstill.pipeline.networks.library import LibraryNetwork
 from potstill.pipeline.networks.mobilenet_v2 import MobileNetV2
 from potstill.pipeline.networks.network import ImageNetwork
@@ -31,6 +32,7 @@ from potstill.pipeline.networks.wrn import WideResNet
 from potstill.pipeline.taps import Taps
 
 SMALL: tuple[ImageNetwork, ...] = (
+    DSCNN(width=8, depth=2),
     MobileNetV2(width=0.25, expansion=2),
     ResNet(depth=8, width=8, stem=16, stride=2),
     ImageNetResNet(width=8),
