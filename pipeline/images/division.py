@@ -14,7 +14,7 @@ from ..errors import DataError
 from .pictures import Pictures
 from .storage import digests_of
 
-NAMES_SHOWN = 20
+NAMES_SHOWN = 100
 """How many images a message lists."""
 
 
