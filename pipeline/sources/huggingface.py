@@ -11,9 +11,11 @@ from ..data_checks import RawSamples, Reading
 from ..errors import DataError
 from ..hub.columns import TablePictures, class_names, image_column, label_column, targets_of, text_column
 from ..hub.opening import Table, opened_files, opened_from_hub
-from ..hub.tokens import tokenized
 from ..images.division import Labelled
 from ..images.source import PictureSource
+from ..lengths import MASK
+from ..networks.text_encoder import TOKENS
+from ..tokenizer import Text, Tokenizer
 
 VALIDATION = ("validation", "valid", "val", "dev")
 """Splits that are chosen on where they are there, and not measured on."""
@@ -45,9 +47,9 @@ class HuggingFace(PictureSource, frozen=True, extra="forbid"):
     label: Name | None = None
     """The column to learn; without, the only one of classes, or `label`."""
     tokenizer: Path | None = None
-    """For texts: a `tokenizer.json`, which makes `input_ids` and `attention_mask` of them."""
+    """For texts: a `tokenizer.json`, or its folder, which makes `input_ids` and `attention_mask` of them."""
     max_length: Annotated[int, Field(ge=2, le=8192)] = 128
-    """For texts: the number of tokens that they are cut or padded to."""
+    """For texts: the number of tokens that longer ones are cut to."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -60,7 +62,7 @@ class HuggingFace(PictureSource, frozen=True, extra="forbid"):
         return self
 
     def read(self, directory: Path) -> Reading:
-        """All splits, as uint8 images (N, 3, size, size), or as token numbers (N, max_length)."""
+        """All splits, as uint8 images (N, 3, size, size), or as token numbers of free length."""
         tables = self._tables(directory)
         train = tables["train"]
         image = None if self.text else image_column(train, self.image)
@@ -125,18 +127,32 @@ class HuggingFace(PictureSource, frozen=True, extra="forbid"):
             raise DataError(f"{self._title}: texts ({column}) need a `tokenizer`, the path of a tokenizer.json")
         if not isinstance(self.test, str):
             raise DataError(f"{self._title}: texts are measured on a split of their own; name it with `test`")
-        file = directory / self.tokenizer.expanduser()
+        tokenizer = Tokenizer.read(directory / self.tokenizer.expanduser(), max_length=self.max_length)
         targets, classes = self._targets(tables)
+        texts = {split: _texts_of(table, column, f"{self._title}, {split}") for split, table in tables.items()}
         samples: dict[str, RawSamples] = {}
-        for split, table in tables.items():
-            origin = f"{self._title}, {split}"
-            inputs = tokenized(table[column][:], file, self.max_length, origin)
-            samples[split] = RawSamples(inputs, targets[split], origin)
+        for split, each in texts.items():
+            encoded = tokenizer.encoded(each)
+            inputs = {TOKENS: encoded.tokens, MASK: encoded.mask}
+            samples[split] = RawSamples(inputs, targets[split], f"{self._title}, {split}")
         return Reading(
-            samples["train"], samples["test"], self._title, validation=samples.get("validation"), classes=classes
+            samples["train"],
+            samples["test"],
+            self._title,
+            validation=samples.get("validation"),
+            classes=classes,
+            text=Text(tokenizer, tuple(texts["test"])),
         )
 
     def _refuse(self, keys: tuple[str, ...], what: str) -> None:
         given = [key for key in keys if key in self.model_fields_set]
         if given:
             raise DataError(f"{self._title}: {', '.join(given)} {'is' if len(given) == 1 else 'are'} for {what}")
+
+
+def _texts_of(table: Table, column: str, origin: str) -> list[str]:
+    texts: list[object] = table[column][:]
+    empty = [number for number, text in enumerate(texts) if not isinstance(text, str)]
+    if empty:
+        raise DataError(f"{origin}: {len(empty)} rows have no text, first row {empty[0]}; remove them")
+    return [text for text in texts if isinstance(text, str)]
