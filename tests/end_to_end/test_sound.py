@@ -126,7 +126,7 @@ def test_the_recipe_for_spoken_digits_runs_on_a_few_of_them(tmp_path: Path) -> N
             length, spacing = archive["length"], len(archive["y"]) // count
             chosen = np.arange(count) * spacing
             clips = np.split(archive["audio"], np.cumsum(length)[:-1])
-            some = {"audio": np.concatenate([clips[at] for at in chosen]), "length": length[chosen]}
+            some: dict[str, Any] = {"audio": np.concatenate([clips[at] for at in chosen]), "length": length[chosen]}
             np.savez(tmp_path / f"{split}.npz", **some, y=archive["y"][chosen])
     brief = [
         *(f"data.{key}" for key in (f"path={tmp_path}", "validation=40", "views=1")),

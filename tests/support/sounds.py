@@ -28,7 +28,8 @@ def write_npz(file: Path, count: int, seed: int, **changes: Any) -> None:
         tone(TONES[label], length, seed + at) for at, (label, length) in enumerate(zip(labels, lengths, strict=True))
     ]
     arrays = {"audio": np.concatenate(clips), "length": lengths, "y": labels, "speaker": np.arange(count) // 3 % 3}
-    np.savez(file, **{key: value for key, value in (arrays | changes).items() if value is not None})
+    kept: dict[str, Any] = {key: value for key, value in (arrays | changes).items() if value is not None}
+    np.savez(file, **kept)
 
 
 def write_wav(file: Path, samples: NDArray[Any], *, rate: int = RATE, size: int = 2) -> Path:
