@@ -13,7 +13,6 @@ from potstill.export.random_inputs import random_inputs, shapes_of
 from potstill.pipeline.cli import main
 from potstill.pipeline.errors import UsageError
 from potstill.pipeline.profile import Profile
-from tests.support.brief_timing import make_brief
 from tests.support.onnx_files import convolutions, model, one_operator, with_data_beside
 
 Output = pytest.CaptureFixture[str]
@@ -168,10 +167,6 @@ class TestRandomInputs:
 
 
 class TestProfile:
-    @pytest.fixture(autouse=True)
-    def _brief(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        make_brief(monkeypatch)
-
     def test_several_files_come_out_beside_the_first_with_their_layers(self, capsys: Output, tmp_path: Path) -> None:
         folders = [tmp_path / name for name in ("a", "b")]
         for folder in folders:
