@@ -106,6 +106,7 @@ class TestShapes:
             (("--server", "0"), "--server 0: must be above 0"),
             (("--inputs", "x.npz", "--batch", "1"), "--inputs gives the sizes of all inputs"),
             (("--inputs", "no.npz"), "--inputs no.npz: is no .npz file"),
+            (("--json", "nowhere/profile.json"), "--json nowhere/profile.json: there is no folder nowhere"),
             (("--runtime", "cray"), "--runtime cray: there is none of this name; there are"),
             (("--device", "abacus"), "onnxruntime: device:"),
         ],
@@ -115,6 +116,14 @@ class TestShapes:
     ) -> None:
         assert message in refused(capsys, one_operator(tmp_path / "model.onnx", "Relu"), *options, code=2)
 
+    def test_given_inputs_that_do_not_fit_are_refused(self, capsys: Output, tmp_path: Path) -> None:
+        file, bad = one_operator(tmp_path / "model.onnx", "Relu"), tmp_path / "bad.npz"
+        np.savez(bad, z=np.ones((1, 4), np.float32))
+        assert "takes the inputs x; given were z" in refused(capsys, file, "--inputs", bad, code=2)
+        np.savez(bad, x=np.ones((1, 4)))
+        error = refused(capsys, file, "--inputs", bad, code=2)
+        assert "input x takes float32 (any, 4); given was float64 (1, 4)" in error
+
     def test_files_of_different_batches_cannot_stand_beside_each_other(self, capsys: Output, tmp_path: Path) -> None:
         two = one_operator(tmp_path / "two.onnx", "Relu", shape=(2, 4), outputs=(2, 4))
         one = one_operator(tmp_path / "one.onnx", "Relu")
@@ -122,6 +131,7 @@ class TestShapes:
 
     def test_files_that_no_runtime_opens_are_refused(self, capsys: Output, tmp_path: Path) -> None:
         assert "no such file" in refused(capsys, tmp_path / "model.onnx", code=2)
+        assert "is a folder; name the engine's file in it" in refused(capsys, tmp_path, code=2)
         (tmp_path / "model.xyz").write_bytes(b"x")
         assert "no runtime opens files of this ending; there are ." in refused(capsys, tmp_path / "model.xyz", code=2)
         assert "onnxruntime opens .onnx, not .xyz" in refused(
