@@ -99,9 +99,9 @@ def _busy_sentences(machine: Machine) -> tuple[str, ...]:
     if machine.load is None or machine.load[1] <= processors + 1:
         return ()
     return (
-        f"The machine was busy: a load of {machine.load[1]:.1f} over the last five minutes, with {processors} to run it "
-        "on. Other programs interrupt long inferences more often than short ones, so that speedups come out too high: "
-        "measure again when it is quiet.",
+        f"The machine was busy: a load of {machine.load[1]:.1f} over the last five minutes, with {processors} to run "
+        "it on. Other programs interrupt long inferences more often than short ones, so that speedups come out too "
+        "high: measure again when it is quiet.",
     )
 
 
