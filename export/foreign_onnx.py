@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 STANDARD = ("", "ai.onnx")
 """The names of ONNX's own domain of operators. What other domains hold, only the runtime knows."""
 
+AGAIN = "copy or export it again"
+
 NAMED = 5
 """How many of the missing files or unknown operators are named."""
 
@@ -26,17 +28,23 @@ def demand_sound(file: Path) -> None:
     except OSError as error:
         raise ExportError(f"{file}: cannot be read: {error.strerror}") from error
     except DecodeError as error:
-        raise ExportError(f"{file}: is no ONNX file, or a truncated one: {error}") from error
+        raise ExportError(f"{file}: is no ONNX file, or a truncated one: {error}\nMend: {AGAIN}.") from error
     if not model.HasField("graph") or not model.graph.output:
-        raise ExportError(f"{file}: is no ONNX model: it holds no graph with outputs")
-    _demand_all(file, "data that its weights are stored in", list(_missing_data(model, file.parent)))
-    _demand_all(file, "operators that ONNX does not have", sorted(set(_unknown_operators(model))))
+        raise ExportError(f"{file}: is no ONNX model: it holds no graph with outputs\nMend: {AGAIN}.")
+    _demand_all(
+        *(file, "files of weights that are not whole", list(_missing_data(model, file.parent))),
+        mend="put them where the model was exported to, or export it again with its weights inside",
+    )
+    _demand_all(
+        *(file, "operators that ONNX does not have", sorted(set(_unknown_operators(model)))),
+        mend="export the model again without them, or write the domain that they belong to into their nodes",
+    )
 
 
-def _demand_all(file: Path, what: str, missing: list[str]) -> None:
+def _demand_all(file: Path, what: str, missing: list[str], *, mend: str) -> None:
     if missing:
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        raise ExportError(f"{file}: names {what}: {', '.join(missing[:NAMED])}{more}")
+        raise ExportError(f"{file}: names {what}: {', '.join(missing[:NAMED])}{more}\nMend: {mend}.")
 
 
 def _missing_data(model: "ModelProto", folder: Path) -> Iterator[str]:

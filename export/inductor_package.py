@@ -109,9 +109,14 @@ def read_manifest(file: Path) -> Manifest:
             broken = package.testzip()
             stored = None if broken else _metadata(package)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ExportError(f"{file} is damaged, or is no .pt2 package: {error}\nMend: run again.") from error
+        raise ExportError(
+            f"{file} is damaged, or is no .pt2 package: {error}\nMend: `potstill run` builds it again."
+        ) from error
     if broken:
-        raise ExportError(f"{file} is damaged: the bytes of {broken} are not those that were written\nMend: run again.")
+        raise ExportError(
+            f"{file} is damaged: the bytes of {broken} are not those that were written\n"
+            "Mend: `potstill run` builds it again."
+        )
     if stored is None:
         raise ExportError(
             f"{file} does not say what it takes and where it runs: it was not compiled by potstill, or is no package "
@@ -120,7 +125,9 @@ def read_manifest(file: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(stored)
     except ValueError as error:
-        raise ExportError(f"{file} was written by another version of potstill: {error}\nMend: run again.") from error
+        raise ExportError(
+            f"{file} was written by another version of potstill: {error}\nMend: `potstill run` builds it again."
+        ) from error
 
 
 def kernels(file: Path) -> Counter[str]:

@@ -264,6 +264,7 @@ def profile(
         files, runtimes, device=device, threads=threads, batches=batches, shapes=shapes, inputs=inputs, layers=layers,
         offline=offline, server_ms=server,
     )  # fmt: skip
+    _demand_folder_of(json_file)
     quiet = json_file == STANDARD_OUTPUT
     if self_check:
         _self_check(request, comparisons, json_file)
@@ -441,6 +442,12 @@ def _self_check(request: "Request", comparisons: int, json_file: Path | None) ->
     _write_json(json_file, found)
     if not found.passed:
         raise typer.Exit(GOAL_MISSED)
+
+
+def _demand_folder_of(json_file: Path | None) -> None:
+    """Asked before minutes of timing, whose numbers would have nowhere to go."""
+    if json_file not in (None, STANDARD_OUTPUT) and not json_file.parent.is_dir():
+        raise UsageError(f"--json {json_file}: there is no folder {json_file.parent}; make it first")
 
 
 def _write_json(file: Path | None, value: "BaseModel") -> None:

@@ -45,6 +45,8 @@ def engine_files(request: Request, scratch: Path) -> list[tuple[Path, EngineFile
     for file in request.files:
         if not file.exists():
             raise UsageError(f"{file}: no such file")
+        if file.is_dir():
+            raise UsageError(f"{file}: is a folder; name the engine's file in it")
         if file.suffix == ONNX:
             demand_sound(file)
         for name in request.runtimes or [_runtime_for(file)]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..export.engine import Array, EngineDescription
 from ..export.engine_process import EngineProcess
+from ..export.fitting import Taken, demand_fitting
 from ..export.latency import Contestant, InTurns, in_turns
 from ..export.machine import machine_facts
 from ..export.measurement import Offline, Server
@@ -69,6 +70,7 @@ def _examined(request: Request, given: Path, engine: EngineFile, arrays: Inputs 
     with EngineProcess(engine.target, engine.path) as process:
         description = process.describe()
         if arrays is not None:
+            _demand_fitting_arrays(given, description, arrays)
             inputs: Mapping[int, Inputs] = {_batch_of(arrays): arrays}
         else:
             inputs = dict(_drawn(request, given, description, batch) for batch in request.batches or [None])
@@ -85,6 +87,14 @@ def _drawn(
     return _batch_of(inputs) if batch is None else batch, inputs
 
 
+def _demand_fitting_arrays(file: Path, description: EngineDescription, arrays: Inputs) -> None:
+    wanted = {name: Taken(description.input_types[name], shape) for name, shape in description.inputs.items()}
+    try:
+        demand_fitting(file, wanted, arrays)
+    except ExportError as error:
+        raise UsageError(f"--inputs: {error}") from error
+
+
 def _batch_of(inputs: Inputs) -> int:
     """The first size of the first input that has one."""
     return next((len(array) for array in inputs.values() if array.ndim), 1)
@@ -93,7 +103,10 @@ def _batch_of(inputs: Inputs) -> int:
 def _demand_results(process: EngineProcess, file: Path, inputs: Inputs, what: str) -> None:
     for name, facts in process.examine(inputs).items():
         if 0 in facts.shape:
-            raise ExportError(f"{file}: output {name} has the shape {facts.shape}: there is nothing in it")
+            raise ExportError(
+                f"{file}: output {name} has the shape {facts.shape}: there is nothing in it. Mend: give inputs of "
+                "other sizes with --shape or --inputs FILE.npz, or repair the model"
+            )
         if not facts.finite:
             raise ExportError(
                 f"{file}: output {name} holds NaN or infinity for {what} inputs: its times would not be those of "

@@ -1,6 +1,6 @@
 """A data set and a context small enough that every test trains in a second."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.export import latency
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
@@ -16,7 +15,10 @@ from potstill.pipeline.data_checks import RawSamples, Reading
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.stage import Context
+from tests.support.brief_timing import make_brief
 from tests.support.contexts import context_on
+
+make_brief()
 
 NUM_CLASSES = 4
 
@@ -83,11 +85,3 @@ def new_context(data: Dataset, tmp_path: Path) -> Callable[..., Context]:
         return context_on(data, checkpoints, teacher=teacher, step=step, seed=seed, directory=tmp_path)
 
     return make
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_further_rounds() -> Iterator[None]:
-    """Engines are timed in the fewest rounds: on a busy machine further ones would take most of the tests' time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "MORE_UNTIL_SECONDS", 0.0)
-        yield

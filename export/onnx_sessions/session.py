@@ -76,7 +76,8 @@ def opened(
     except Exception as error:  # ONNX Runtime's exceptions have no public base class
         raise ExportError(
             f"{file} is damaged, or holds what ONNX Runtime {ort.__version__} cannot run: {brief(error)}\n"
-            "Mend: remove the file and run again, or install a newer onnxruntime."
+            "Mend: remove a run's engine and run again, export a file of your own again, "
+            "or install a newer onnxruntime."
         ) from error
     # A provider that fails to load is replaced without a word; only the session tells.
     chosen = session.get_providers()[0]

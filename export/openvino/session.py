@@ -78,7 +78,8 @@ def opened(file: Path) -> Any:
     except Refusal as why:
         raise ExportError(
             f"{file} is damaged, or holds what OpenVINO {version()} cannot read: {why}\n"
-            "Mend: remove the file and run again, or install a newer openvino."
+            "Mend: remove a run's engine and run again, export a file of your own again, "
+            "or install a newer openvino."
         ) from why
 
 

@@ -186,7 +186,7 @@ class InductorTarget(Target, frozen=True, extra="forbid"):
             run: Callable[[list[Tensor]], list[Tensor]] = loader(str(file), "model", True, 1, -1).run
         except Exception as error:  # whatever the dynamic linker and PyTorch's loader raise
             raise ExportError(
-                f"PyTorch {torch.__version__} cannot load {file}: {brief(error)}\nMend: run again."
+                f"PyTorch {torch.__version__} cannot load {file}: {brief(error)}\nMend: `potstill run` builds it again."
             ) from error
         return Program(manifest.signature, lambda inputs: run(list(inputs))[0], lambda _: kernels(file))
 

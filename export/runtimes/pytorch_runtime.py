@@ -179,7 +179,9 @@ def _signature(file: Path) -> "Signature":
     try:
         return Signature.model_validate_json(metadata[METADATA])
     except ValueError as error:
-        raise ExportError(f"{file} was written by another version of potstill: {error}\nMend: run again.") from error
+        raise ExportError(
+            f"{file} was written by another version of potstill: {error}\nMend: `potstill run` builds it again."
+        ) from error
 
 
 def _model(file: Path) -> "nn.Module":

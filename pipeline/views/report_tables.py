@@ -89,8 +89,20 @@ def _gate_sentence(before: StepReport, step: StepReport) -> str:
 
 
 def warning_sentences(report: Report) -> tuple[str, ...]:
-    """What a reader must know before any number: a GPU that was held back, and compressions that did not pay."""
-    return (*throttling_sentences(report), *gate_sentences(report))
+    """What a reader must know before any number: what disturbed the timing, and compressions that did not pay."""
+    return (*_busy_sentences(report.machine), *throttling_sentences(report), *gate_sentences(report))
+
+
+def _busy_sentences(machine: Machine) -> tuple[str, ...]:
+    processors = max(machine.cores, machine.threads)
+    # The run itself may keep all of them busy.
+    if machine.load is None or machine.load[1] <= processors + 1:
+        return ()
+    return (
+        f"The machine was busy: a load of {machine.load[1]:.1f} over the last five minutes, with {processors} to run "
+        "it on. Other programs interrupt long inferences more often than short ones, so that speedups come out too "
+        "high: measure again when it is quiet.",
+    )
 
 
 def judged_sentence(report: Report) -> str:

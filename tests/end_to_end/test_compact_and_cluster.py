@@ -15,7 +15,7 @@ name: small
 seed: 3
 task: classification
 precision: fp32
-data: {source: digits, size: 16, batch_size: 64}
+data: {source: digits, size: 8, batch_size: 64}
 teacher:
   model: {name: resnet, depth: 8, width: 16}
 stages:

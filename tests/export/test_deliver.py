@@ -16,12 +16,6 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import AuditError, ExportError
 from potstill.pipeline.task import Classification
-from tests.support.brief_timing import make_brief
-
-
-@pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_brief(monkeypatch)
 
 
 class TestBuiltEngine:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -57,9 +58,31 @@ def int8_engine(artifact: Artifact, data: Dataset, folder: Path) -> BuiltEngine:
     return build_engine(artifact, OnnxRuntimeTarget(precision=("int8",)), "int8", folder, data, metadata=metadata)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A family's network behind all stages."""
+
+    data: Dataset
+    artifact: Artifact
+    engine: BuiltEngine
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
+    """Cuts, factorizes and quantizes; an engine that disagrees with its fake-quantized model is refused there."""
+
+    @cache
+    def build(family: str) -> Finished:
+        folder, data = tmp_path_factory.mktemp(family), family_data(family)
+        artifact = through((PRUNE, FACTORIZE, QUANTIZE), family_artifact(family, data), data, folder / "stages")
+        return Finished(data, artifact, int8_engine(artifact, data, folder))
+
+    return build
+
+
 @pytest.fixture(scope="session")
 def calibrated_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BuiltEngine]:
-    """Builds a family's calibrated engine; one that disagrees with its fake-quantized model is refused there."""
+    """Likewise of the network as it came, quantized alone."""
 
     @cache
     def build(family: str) -> BuiltEngine:
@@ -69,16 +92,47 @@ def calibrated_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return build
 
 
-class TestInt8:
+class TestAllStages:
     def test_every_layer_with_an_integer_kernel_runs_on_it(
-        self, family: str, calibrated_engine: Callable[[str], BuiltEngine]
+        self, family: str, finished: Callable[[str], Finished]
     ) -> None:
-        audit = calibrated_engine(family).audit
+        audit = finished(family).engine.audit
         assert audit is not None
         floats = {layer.name: layer.reason for layer in audit.layers if layer.precision == "float"}
         assert set(floats) == FLOAT_LAYERS.get(family, set())
         assert all("no int8 kernel for recurrent layers" in reason for reason in floats.values())
 
+    def test_a_transformers_stream_is_narrower(self, family: str, finished: Callable[[str], Finished]) -> None:
+        pruned = finished(family).artifact.blueprint.edits[0]
+        assert isinstance(pruned, Resize)
+        assert set(STREAMS.get(family, ())) <= {*pruned.layers, *pruned.tensors}
+
+    def test_another_process_reloads_them_bit_equal(self, finished: Callable[[str], Finished], tmp_path: Path) -> None:
+        for family in FAMILIES:
+            data, artifact = finished(family).data, finished(family).artifact
+            artifact.save(tmp_path / family, data.example())
+            with torch.no_grad():
+                ours = artifact.executable(data.example())(*data.example(4).values())
+            np.save(tmp_path / family / "ours.npy", ours.numpy())
+        child = f"""
+import conftest, numpy, torch
+from pathlib import Path
+from potstill.pipeline.artifact import Artifact
+from tests.support.family_data import family_data
+for folder in Path({str(tmp_path)!r}).iterdir():
+    data = family_data(folder.name)
+    with torch.no_grad():
+        model = Artifact.load(folder).executable(data.example())
+        numpy.save(folder / "theirs.npy", model(*data.example(4).values()).numpy())
+"""
+        root = Path(__file__).parents[2]
+        subprocess.run([sys.executable, "-c", child], check=True, cwd=root, timeout=300)
+        for family in FAMILIES:
+            ours, theirs = (np.load(tmp_path / family / f"{whose}.npy") for whose in ("ours", "theirs"))
+            assert np.array_equal(ours, theirs), family
+
+
+class TestInt8:
     def test_a_recurrent_layer_is_counted_step_by_step_and_is_in_float_on_purpose(
         self, calibrated_engine: Callable[[str], BuiltEngine]
     ) -> None:
@@ -112,28 +166,3 @@ class TestInt8:
         silus, gates = 8, 2
         assert (operators["QLinearMul"], operators["QLinearSigmoid"]) == (silus + gates, silus + gates)
         assert operators["QLinearGlobalAveragePool"] == 3
-
-
-def test_all_stages_one_after_another_end_in_an_engine_that_reloads_bit_equal(family: str, tmp_path: Path) -> None:
-    data = family_data(family)
-    artifact = through((PRUNE, FACTORIZE, QUANTIZE), family_artifact(family, data), data, tmp_path / "stages")
-    pruned = artifact.blueprint.edits[0]
-    assert isinstance(pruned, Resize)
-    assert set(STREAMS.get(family, ())) <= {*pruned.layers, *pruned.tensors}
-    int8_engine(artifact, data, tmp_path)
-    artifact.save(tmp_path / "artifact", data.example())
-    with torch.no_grad():
-        ours = artifact.executable(data.example())(*data.example(4).values()).numpy()
-    child = f"""
-import conftest, numpy, torch
-from pathlib import Path
-from potstill.pipeline.artifact import Artifact
-from tests.support.family_data import family_data
-data = family_data({family!r})
-with torch.no_grad():
-    model = Artifact.load(Path({str(tmp_path / "artifact")!r})).executable(data.example())
-    numpy.save({str(tmp_path / "theirs.npy")!r}, model(*data.example(4).values()).numpy())
-"""
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", child], check=True, cwd=root, timeout=300)
-    assert np.array_equal(ours, np.load(tmp_path / "theirs.npy"))

@@ -18,12 +18,6 @@ from potstill.export.self_check import Rate, SelfCheck, self_check, small_engine
 from potstill.export.target import EngineFile
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import ExportError
-from tests.support.brief_timing import make_brief
-
-
-@pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_brief(monkeypatch)
 
 
 @pytest.fixture

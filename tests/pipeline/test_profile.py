@@ -13,7 +13,6 @@ from potstill.export.random_inputs import random_inputs, shapes_of
 from potstill.pipeline.cli import main
 from potstill.pipeline.errors import UsageError
 from potstill.pipeline.profile import Profile
-from tests.support.brief_timing import make_brief
 from tests.support.onnx_files import convolutions, model, one_operator, with_data_beside
 
 Output = pytest.CaptureFixture[str]
@@ -107,6 +106,7 @@ class TestShapes:
             (("--server", "0"), "--server 0: must be above 0"),
             (("--inputs", "x.npz", "--batch", "1"), "--inputs gives the sizes of all inputs"),
             (("--inputs", "no.npz"), "--inputs no.npz: is no .npz file"),
+            (("--json", "nowhere/profile.json"), "--json nowhere/profile.json: there is no folder nowhere"),
             (("--runtime", "cray"), "--runtime cray: there is none of this name; there are"),
             (("--device", "abacus"), "onnxruntime: device:"),
         ],
@@ -116,6 +116,14 @@ class TestShapes:
     ) -> None:
         assert message in refused(capsys, one_operator(tmp_path / "model.onnx", "Relu"), *options, code=2)
 
+    def test_given_inputs_that_do_not_fit_are_refused(self, capsys: Output, tmp_path: Path) -> None:
+        file, bad = one_operator(tmp_path / "model.onnx", "Relu"), tmp_path / "bad.npz"
+        np.savez(bad, z=np.ones((1, 4), np.float32))
+        assert "takes the inputs x; given were z" in refused(capsys, file, "--inputs", bad, code=2)
+        np.savez(bad, x=np.ones((1, 4)))
+        error = refused(capsys, file, "--inputs", bad, code=2)
+        assert "input x takes float32 (any, 4); given was float64 (1, 4)" in error
+
     def test_files_of_different_batches_cannot_stand_beside_each_other(self, capsys: Output, tmp_path: Path) -> None:
         two = one_operator(tmp_path / "two.onnx", "Relu", shape=(2, 4), outputs=(2, 4))
         one = one_operator(tmp_path / "one.onnx", "Relu")
@@ -123,6 +131,7 @@ class TestShapes:
 
     def test_files_that_no_runtime_opens_are_refused(self, capsys: Output, tmp_path: Path) -> None:
         assert "no such file" in refused(capsys, tmp_path / "model.onnx", code=2)
+        assert "is a folder; name the engine's file in it" in refused(capsys, tmp_path, code=2)
         (tmp_path / "model.xyz").write_bytes(b"x")
         assert "no runtime opens files of this ending; there are ." in refused(capsys, tmp_path / "model.xyz", code=2)
         assert "onnxruntime opens .onnx, not .xyz" in refused(
@@ -168,10 +177,6 @@ class TestRandomInputs:
 
 
 class TestProfile:
-    @pytest.fixture(autouse=True)
-    def _brief(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        make_brief(monkeypatch)
-
     def test_several_files_come_out_beside_the_first_with_their_layers(self, capsys: Output, tmp_path: Path) -> None:
         folders = [tmp_path / name for name in ("a", "b")]
         for folder in folders:

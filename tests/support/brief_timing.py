@@ -1,17 +1,30 @@
-"""Timing so short that its numbers say nothing, for tests of everything else about it."""
-
-import pytest
+"""Timing so short that its numbers say nothing: what all tests get, which state facts about everything else."""
 
 from potstill.export import latency, lengthened, offline
 
+BRIEF = {
+    latency: {
+        "WARM_UP_SECONDS": 0.01,
+        "MIN_SECONDS": 0.01,
+        "MAX_SECONDS": 0.02,
+        "ROUND_TURNS": 3,
+        "MIN_ROUNDS": 1,
+        "MAX_ROUNDS": 1,
+        "P99_SAMPLES": 30,
+        "PART_WARM_UP_SECONDS": 0.002,
+        "PART_SECONDS": 0.005,
+        "PART_TURNS": 3,
+    },
+    lengthened: {"CALIBRATION_RUNS": 5},
+    offline: {"WARM_UP_SECONDS": 0.01, "SIZE_SECONDS": 0.02, "TURNS": 2},
+}
+"""One round of three turns, and a few runs in each."""
 
-def make_brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One round of three turns, and a few runs in each."""
-    for name, value in (("WARM_UP_SECONDS", 0.01), ("MIN_SECONDS", 0.01), ("MAX_SECONDS", 0.02), ("ROUND_TURNS", 3)):
-        monkeypatch.setattr(latency, name, value)
-    monkeypatch.setattr(latency, "MIN_ROUNDS", 1)
-    monkeypatch.setattr(latency, "MAX_ROUNDS", 1)
-    monkeypatch.setattr(latency, "P99_SAMPLES", 30)
-    monkeypatch.setattr(lengthened, "CALIBRATION_RUNS", 5)
-    monkeypatch.setattr(offline, "SIZE_SECONDS", 0.02)
-    monkeypatch.setattr(offline, "TURNS", 2)
+USUAL = {module: {name: getattr(module, name) for name in values} for module, values in BRIEF.items()}
+
+
+def make_brief() -> None:
+    """For the rest of this process: with the usual lengths, timing would take most of the tests' time."""
+    for module, values in BRIEF.items():
+        for name, value in values.items():
+            setattr(module, name, value)

@@ -6,11 +6,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = f"""
-import runpy, sys
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 runpy.run_path({str(ROOT / "conftest.py")!r})
-from potstill.export import latency
 from potstill.pipeline.cli import main
-latency.MORE_UNTIL_SECONDS = 0.0  # as in the tests' own process
+runpy.run_path({str(ROOT / "tests" / "support" / "brief_timing.py")!r})["make_brief"]()  # as in the tests' own process
 sys.exit(main(sys.argv[1:]))
 """
 
