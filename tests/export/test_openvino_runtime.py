@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from potstill.export.deliver import BuiltEngine, build_engine
 from potstill.export.engine_process import EngineProcess
 from potstill.export.onnx_file import OUTPUT, OnnxMetadata, exported
+from potstill.export.openvino.profile import medians
+from potstill.export.openvino.runtime_graph import RuntimeOperator
 from potstill.export.parity import numpy_inputs
 from potstill.export.runtimes.openvino_runtime import OpenVinoTarget
 from potstill.export.target import EngineFile, Source
@@ -355,3 +357,12 @@ class TestSixteenBits:
     def test_bf16_is_refused_where_the_processor_has_it_not(self) -> None:
         with pytest.raises(ExportError, match="does not multiply bfloat16 itself"):
             OpenVinoTarget(precision=("bf16",)).check()
+
+
+def test_an_operator_that_is_in_some_calls_alone_has_a_time_and_one_that_never_runs_has_none() -> None:
+    operators = [
+        RuntimeOperator(name=name, kind="Convert", precision="f32", kernel="unknown_f32", nodes=(f"{name}/Cast",))
+        for name in ("always", "at.times", "never")
+    ]
+    times = medians(operators, [{"always": 0.2}, {"always": 0.4, "at.times": 0.001}, {"always": 0.3}])
+    assert [(each.layer, each.ms) for each in times] == [("always", 0.3), ("at.times", 0.0)]
