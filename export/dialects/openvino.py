@@ -9,6 +9,9 @@ from .grids import MOVING, rectified_from_zero, signed_where_symmetric
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+ELEMENTWISE = RECTIFIERS | {"BatchNormalization", "Add", "Mul", "Concat"}
+"""What OpenVINO computes in float whatever it reads."""
+
 
 def for_openvino(model: "ModelProto") -> "ModelProto":
     """A copy in which OpenVINO finds every quantized layer, and without the zero points that cost it time.
@@ -24,8 +27,8 @@ def for_openvino(model: "ModelProto") -> "ModelProto":
       first channel's value for all.
     - Weights are products of codes and scales: behind their dequantizers, layers of models with a fixed batch stayed in
       float.
-    - What is quantized before a rectifier and behind it is rounded behind alone: it crashed where that was a
-      concatenation.
+    - Concatenations that no layer reads at once keep the grids of what they join: it crashed where they were quantized,
+      normed or rectified, and quantized again, as in DenseNet and ShuffleNet.
     - Weights whose last group is smaller than the others are float.
     - The numbers of codebooks take a byte each: it gets shifts of bytes wrong.
     """
@@ -33,7 +36,7 @@ def for_openvino(model: "ModelProto") -> "ModelProto":
 
     copy = with_whole_numbers(model)
     _drop_repeated(copy.graph)
-    _round_behind_rectifiers(copy.graph)
+    _leave_concatenations(copy.graph)
     rectified_from_zero(copy.graph)
     signed_where_symmetric(copy.graph)
     _round_constants(copy.graph)
@@ -65,16 +68,16 @@ def _drop_repeated(graph: "GraphProto") -> None:
             graph.node.remove(node)
 
 
-def _round_behind_rectifiers(graph: "GraphProto") -> None:
-    """Leave out quantizers that rectifiers alone read which are quantized behind."""
+def _leave_concatenations(graph: "GraphProto") -> None:
+    """Leave out the quantizers of concatenations that are read by nothing but what is quantized again, or joined."""
     made_by, read_by = makers(graph), readers(graph)
     for node in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
         quantizer, following = made_by.get(node.input[0]), read_by.get(node.output[0], [])
-        behind = [reader.op_type for each in following for reader in read_by.get(each.output[0], [])]
-        rectified = bool(following) and all(each.op_type in RECTIFIERS for each in following)
-        if quantizer is not None and rectified and set(behind) == {"QuantizeLinear"}:
+        joined = made_by.get(quantizer.input[0]) if quantizer is not None else None
+        elsewhere = bool(following) and all(each.op_type in ELEMENTWISE for each in following)
+        if quantizer is not None and joined is not None and joined.op_type == "Concat" and elsewhere:
             for each in following:
-                each.input[0] = quantizer.input[0]
+                each.input[:] = [quantizer.input[0] if name == node.output[0] else name for name in each.input]
 
 
 def _grid(node: "NodeProto", constants: "Mapping[str, TensorProto]") -> tuple[bytes, bytes]:

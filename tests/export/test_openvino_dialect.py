@@ -57,13 +57,18 @@ def test_what_lies_on_its_grid_already_is_not_quantized_again() -> None:
     assert np.array_equal(Unoptimised(form).run(inputs)["y"], Unoptimised(model).run(inputs)["y"])
 
 
-@pytest.mark.parametrize(("reader", "quantizers"), [("Relu", 1), ("Tanh", 2)])
-def test_what_is_rounded_behind_a_rectifier_is_not_rounded_before_it(reader: str, quantizers: int) -> None:
+@pytest.mark.parametrize(("reader", "quantizers"), [("Relu(kd)", 3), ("MatMul(kd, w)", 4)])
+def test_a_concatenation_keeps_the_grids_of_what_it_joins_unless_a_layer_reads_it(reader: str, quantizers: int) -> None:
     body = f"""
-        q = QuantizeLinear(x, s, other)  d = DequantizeLinear(q, s, other)  a = {reader}(d)
-        aq = QuantizeLinear(a, s, z)  y = DequantizeLinear(aq, s, z)
+        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+        p = QuantizeLinear(x, s, other)  e = DequantizeLinear(p, s, other)
+        k = Concat<axis = 0>(d, e)  kq = QuantizeLinear(k, s, z)  kd = DequantizeLinear(kq, s, z)
+        a = {reader}  aq = QuantizeLinear(a, s, z)  y = DequantizeLinear(aq, s, z)
     """
-    form = for_openvino(graph(body))
+    identity = ", ".join("1" if place % 5 == 0 else "0" for place in range(16))
+    form = for_openvino(
+        graph(body, f"{GRIDS}, float[4,4] w = {{{{{identity}}}}}".replace("{{", "{").replace("}}", "}"))
+    )
     assert sum(node.op_type == "QuantizeLinear" for node in form.graph.node) == quantizers
 
 
