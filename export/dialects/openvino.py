@@ -34,8 +34,8 @@ def for_openvino(model: "ModelProto") -> "ModelProto":
       normed or rectified, and quantized again, as in DenseNet and ShuffleNet.
     - Norms of quantized values read them through a maximum with the lowest float: it normed the codes, with an epsilon
       that is meant for the values; the class token of a ViT came out wrong.
-    - Kernels of 1×1 in groups get a tap of zeros: with AMX, sums over more inputs than a tile holds were wrong where the
-      last tile was not full.
+    - Kernels of 1×1 in groups get a tap of zeros: with AMX, sums over more inputs than a tile holds were wrong where
+      the last tile was not full.
     - Weights whose last group is smaller than the others are float.
     - The numbers of codebooks take a byte each: it gets shifts of bytes wrong.
     """
@@ -161,7 +161,7 @@ def _norm_values(graph: "GraphProto") -> None:
         origin = _origin(node.input[0], made_by) if node.op_type in NORMS else None
         if origin is not None and origin.op_type == "DequantizeLinear":
             name = f"{node.name}|Max"
-            graph.initializer.append(from_array(np.float32(np.finfo(np.float32).min), f"{name}:lowest"))
+            graph.initializer.append(from_array(np.array(np.finfo(np.float32).min), f"{name}:lowest"))
             nodes.append(make_node("Max", [node.input[0], f"{name}:lowest"], [name], name=name))
             node.input[0] = name
         nodes.append(node)

@@ -95,7 +95,8 @@ def test_points_in_groups_get_a_tap_of_zeros_where_the_last_tile_is_not_full(
         points (float[N,{channels},5,5] x) => (float[N,6,5,5] y, float[N,6,5,5] again)
         <float s = {{0.1}}, uint8 z = {{128}}>
         {{
-            q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  w = DequantizeLinear<axis = 0>(codes, scale, zero)
+            q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+            w = DequantizeLinear<axis = 0>(codes, scale, zero)
             y = Conv<group = {groups}, kernel_shape = [1, 1], pads = [0, 0, 0, 0]>(d, w)
             again = Conv<group = {groups}, kernel_shape = [1, 1], pads = [0, 0, 0, 0]>(d, w)
         }}

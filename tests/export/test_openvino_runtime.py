@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import onnx
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from potstill.export.deliver import BuiltEngine, build_engine
 from potstill.export.engine_process import EngineProcess
 from potstill.export.onnx_file import OUTPUT, OnnxMetadata, exported
-from potstill.export.openvino.profile import medians
+from potstill.export.openvino.engine import Engine
+from potstill.export.openvino.profile import between
 from potstill.export.openvino.runtime_graph import RuntimeOperator
 from potstill.export.parity import numpy_inputs
 from potstill.export.runtimes.openvino_runtime import OpenVinoTarget
@@ -359,10 +361,31 @@ class TestSixteenBits:
             OpenVinoTarget(precision=("bf16",)).check()
 
 
-def test_an_operator_that_is_in_some_calls_alone_has_a_time_and_one_that_never_runs_has_none() -> None:
-    operators = [
-        RuntimeOperator(name=name, kind="Convert", precision="f32", kernel="unknown_f32", nodes=(f"{name}/Cast",))
-        for name in ("always", "at.times", "never")
-    ]
-    times = medians(operators, [{"always": 0.2}, {"always": 0.4, "at.times": 0.001}, {"always": 0.3}])
-    assert [(each.layer, each.ms) for each in times] == [("always", 0.3), ("at.times", 0.0)]
+class TestProfile:
+    def test_what_the_first_runs_took_is_in_no_operators_time(self) -> None:
+        operators = [
+            RuntimeOperator(name=name, kind="Convert", precision="f32", kernel="unknown_f32", nodes=(f"{name}/Cast",))
+            for name in ("slow.at.first", "steady", "too.short")
+        ]
+        before, after = {"slow.at.first": 6.0, "steady": 0.2}, {"slow.at.first": 6.06, "steady": 1.2, "too.short": 0.0}
+        found = [(each.layer, each.ms) for each in between(operators, before, after, runs=10)]
+        assert found == [("slow.at.first", pytest.approx(0.006)), ("steady", pytest.approx(0.1)), ("too.short", 0)]
+
+    def test_operators_of_some_runs_take_no_longer_than_these(self, as_int8: BuiltEngine, data: Dataset) -> None:
+        with Engine(as_int8.path, profile=True) as engine:
+            engine.bind(numpy_inputs(data.example(1)))
+            before, began = engine.summed(2), perf_counter()
+            after, whole = engine.summed(20), perf_counter() - began
+            times = between(engine.graph().operators, before, after, runs=20)
+        # What is summed before is cut to whole microseconds an operator and run.
+        assert 0 < 20 * sum(each.ms for each in times) <= 1e3 * whole + 0.003 * len(times)
+
+    def test_operators_are_the_same_in_each_profile(self, as_int8: BuiltEngine, data: Dataset) -> None:
+        inputs = numpy_inputs(data.example(1))
+        first, second = (
+            [(each.layer, each.operator) for each in TARGET.operator_times(as_int8.path, inputs)] for _ in range(2)
+        )
+        assert first == second
+        with TARGET.open(as_int8.path) as engine:
+            engine.bind(inputs)
+            assert [operator for _, operator in first] == [each.kind for each in engine.graph().operators]
