@@ -14,7 +14,7 @@ from potstill.export.deliver import BuiltEngine, build_engine
 from potstill.export.engine_process import EngineProcess
 from potstill.export.onnx_file import OUTPUT, OnnxMetadata, exported
 from potstill.export.openvino.engine import Engine
-from potstill.export.openvino.profile import between
+from potstill.export.openvino.profile import each_call
 from potstill.export.openvino.runtime_graph import RuntimeOperator
 from potstill.export.parity import numpy_inputs
 from potstill.export.runtimes.openvino_runtime import OpenVinoTarget
@@ -362,23 +362,28 @@ class TestSixteenBits:
 
 
 class TestProfile:
-    def test_what_the_first_runs_took_is_in_no_operators_time(self) -> None:
+    def test_what_the_first_runs_took_is_in_no_call(self) -> None:
         operators = [
             RuntimeOperator(name=name, kind="Convert", precision="f32", kernel="unknown_f32", nodes=(f"{name}/Cast",))
             for name in ("slow.at.first", "steady", "too.short")
         ]
-        before, after = {"slow.at.first": 6.0, "steady": 0.2}, {"slow.at.first": 6.06, "steady": 1.2, "too.short": 0.0}
-        found = [(each.layer, each.ms) for each in between(operators, before, after, runs=10)]
-        assert found == [("slow.at.first", pytest.approx(0.006)), ("steady", pytest.approx(0.1)), ("too.short", 0)]
+        sums = [
+            {"slow.at.first": 6.0, "steady": 0.2},
+            {"slow.at.first": 6.01, "steady": 0.3, "too.short": 0.0},
+            {"slow.at.first": 6.03, "steady": 0.4},
+        ]
+        first, second = each_call(operators, sums)
+        assert first == [pytest.approx(0.01), pytest.approx(0.1), 0]
+        assert second == [pytest.approx(0.02), pytest.approx(0.1), 0]
 
     def test_operators_of_some_runs_take_no_longer_than_these(self, as_int8: BuiltEngine, data: Dataset) -> None:
         with Engine(as_int8.path, profile=True) as engine:
             engine.bind(numpy_inputs(data.example(1)))
             before, began = engine.summed(2), perf_counter()
             after, whole = engine.summed(20), perf_counter() - began
-            times = between(engine.graph().operators, before, after, runs=20)
+            (times,) = each_call(engine.graph().operators, [before, after])
         # What is summed before is cut to whole microseconds an operator and run.
-        assert 0 < 20 * sum(each.ms for each in times) <= 1e3 * whole + 0.003 * len(times)
+        assert 0 < sum(times) <= 1e3 * whole + 0.003 * len(times)
 
     def test_operators_are_the_same_in_each_profile(self, as_int8: BuiltEngine, data: Dataset) -> None:
         inputs = numpy_inputs(data.example(1))
