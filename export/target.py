@@ -1,7 +1,8 @@
 """Where a model is to run, as a recipe says it: a runtime, a device, precisions and batch sizes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -66,7 +67,7 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
     suffixes: ClassVar[tuple[str, ...]]
     """The endings of the files that `open` takes, that of the runtime's own format first."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """What pip knows the runtime by; `potstill doctor` tells the versions."""
+    """What pip knows the runtime by."""
 
     runtime: str
     device: str
@@ -123,6 +124,11 @@ class Target(BaseModel, ABC, frozen=True, extra="forbid"):
         if self.server is not None:
             sizes.update(batch_sizes(self.server.max_batch))
         return tuple(sorted(sizes))
+
+    @classmethod
+    def installed(cls) -> tuple[str, ...]:
+        """Which of its packages are installed, with their versions, such as ``openvino 2026.4.1``."""
+        return tuple(f"{package} {number}" for package, number in versions(cls.packages).items())
 
     @abstractmethod
     def check(self) -> None:
@@ -195,6 +201,17 @@ class EngineFile:
     def num_bytes(self) -> int:
         """Of all its files."""
         return sum(file.stat().st_size for file in self.target.files_of(self.path))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed, as pip knows them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str] = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def targets() -> dict[str, type[Target]]:

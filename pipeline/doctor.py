@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
 from ..export.energy import RAPL_FOLDER, rapl_counter
@@ -155,7 +154,7 @@ def runtime_lines(kinds: Mapping[str, type[Target]], able: dict[tuple[str, str],
         for device in get_args(kind.model_fields["device"].annotation):
             problem = _problem(kind, name, device)
             able[name, device] = problem is None
-            installed = ", ".join(f"{package} {number}" for package, number in _versions(kind))
+            installed = "; ".join(kind.installed())
             behind = f" ({installed})" if installed else ""
             words = f"can build and run here{behind}" if problem is None else f"no{behind}: {problem}"
             yield f"runtime    {name} {device}: {words}"
@@ -169,14 +168,6 @@ def _problem(kind: type[Target], name: str, device: str) -> str | None:
     except Exception as error:  # a broken installation raises anything
         return f"it breaks when it is asked: {type(error).__name__}: {_one_line(error)}"
     return None
-
-
-def _versions(kind: type[Target]) -> Iterator[tuple[str, str]]:
-    for package in kind.packages:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue
 
 
 def advice(able: Able, *, has_int8_dot_product: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from ..export.measurement import Comparison, Latency, Machine, Offline, OperatorTime, Server, Value
+from ..export.measurement import Comparison, Latency, Machine, NotMeasured, Offline, OperatorTime, Server, Value
 from .errors import UsageError
 
 
@@ -36,7 +36,7 @@ class ProfiledEngine(Value):
     """In turns with the first engine, which is compared with itself."""
     peak_memory_bytes: int | None
     device_memory_bytes: int | None
-    layers: tuple[OperatorTime, ...] | None = None
+    layers: tuple[OperatorTime, ...] | NotMeasured | None = None
     """In the runtime's own profile, at the first batch size; None where they were not asked for."""
     offline: Offline | None = None
     server: Server | None = None

@@ -14,7 +14,7 @@ from ..export.engine_process import EngineProcess
 from ..export.fitting import Taken, demand_fitting
 from ..export.latency import Contestant, InTurns, in_turns
 from ..export.machine import machine_facts
-from ..export.measurement import Offline, Server
+from ..export.measurement import NotMeasured, Offline, OperatorTime, Server
 from ..export.offline import measure_offline
 from ..export.random_inputs import SEED, random_inputs, shapes_of
 from ..export.resampling import compared
@@ -157,15 +157,9 @@ def _names(opened: Sequence[Opened]) -> list[str]:
 def _entry(
     request: Request, name: str, opened: Opened, turns: InTurns, index: int, say: Callable[[str], None]
 ) -> ProfiledEngine:
-    target, path = opened.engine.target, opened.engine.path
+    target = opened.engine.target
     beside = tuple(compared(batch, blocks[0], blocks[index]) for batch, blocks in turns.blocks.items())
-    layers = None
-    if request.layers:
-        say(f"profiles the layers of {name}")
-        try:
-            layers = target.operator_times(path, next(iter(opened.inputs.values())))
-        except ExportError as error:
-            say(f"no layers of {name}: {error}")  # what was timed before is not worth less
+    layers = _layers(name, opened, say) if request.layers else None
     offline, server = _scenarios(request, name, opened, say)
     return ProfiledEngine(
         name=name,
@@ -188,6 +182,15 @@ def _entry(
         offline=offline,
         server=server,
     )
+
+
+def _layers(name: str, opened: Opened, say: Callable[[str], None]) -> tuple[OperatorTime, ...] | NotMeasured:
+    say(f"profiles the layers of {name}")
+    try:
+        return opened.engine.target.operator_times(opened.engine.path, next(iter(opened.inputs.values())))
+    except ExportError as error:
+        say(f"no layers of {name}: {error}")  # what was timed before is not worth less
+        return NotMeasured(reason=str(error))
 
 
 def _scenarios(

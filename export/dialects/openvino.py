@@ -9,6 +9,12 @@ from .grids import MOVING, rectified_from_zero, signed_where_symmetric
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+ELEMENTWISE = RECTIFIERS | {"BatchNormalization", "Add", "Mul", "Concat"}
+"""What OpenVINO computes in float whatever it reads."""
+NORMS = frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization"})
+TILE = 64
+"""How many bytes of inputs one row of a processor's tile register (AMX) holds."""
+
 
 def for_openvino(model: "ModelProto") -> "ModelProto":
     """A copy in which OpenVINO finds every quantized layer, and without the zero points that cost it time.
@@ -24,8 +30,12 @@ def for_openvino(model: "ModelProto") -> "ModelProto":
       first channel's value for all.
     - Weights are products of codes and scales: behind their dequantizers, layers of models with a fixed batch stayed in
       float.
-    - What is quantized before a rectifier and behind it is rounded behind alone: it crashed where that was a
-      concatenation.
+    - Concatenations that no layer reads at once keep the grids of what they join: it crashed where they were quantized,
+      normed or rectified, and quantized again, as in DenseNet and ShuffleNet.
+    - Norms of quantized values read them through a maximum with the lowest float: it normed the codes, with an epsilon
+      that is meant for the values; the class token of a ViT came out wrong.
+    - Kernels of 1×1 in groups get a tap of zeros: with AMX, sums over more inputs than a tile holds were wrong where
+      the last tile was not full.
     - Weights whose last group is smaller than the others are float.
     - The numbers of codebooks take a byte each: it gets shifts of bytes wrong.
     """
@@ -33,11 +43,13 @@ def for_openvino(model: "ModelProto") -> "ModelProto":
 
     copy = with_whole_numbers(model)
     _drop_repeated(copy.graph)
-    _round_behind_rectifiers(copy.graph)
+    _leave_concatenations(copy.graph)
     rectified_from_zero(copy.graph)
     signed_where_symmetric(copy.graph)
     _round_constants(copy.graph)
     _unpack_uneven_groups(copy.graph)
+    _norm_values(copy.graph)
+    _lengthen_points(copy.graph)
     _add_biases(copy)
     _multiply_weights(copy.graph)
     drop_unused(copy.graph)
@@ -53,9 +65,7 @@ def _drop_repeated(graph: "GraphProto") -> None:
         quantizer = made_by.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if quantizer is None or quantizer.op_type != "QuantizeLinear":
             continue
-        origin = made_by.get(quantizer.input[0])
-        while origin is not None and origin.op_type in MOVING:
-            origin = made_by.get(origin.input[0])
+        origin = _origin(quantizer.input[0], made_by)
         if (
             origin is not None
             and origin.op_type == "DequantizeLinear"
@@ -65,16 +75,24 @@ def _drop_repeated(graph: "GraphProto") -> None:
             graph.node.remove(node)
 
 
-def _round_behind_rectifiers(graph: "GraphProto") -> None:
-    """Leave out quantizers that rectifiers alone read which are quantized behind."""
+def _origin(tensor: str, made_by: "Mapping[str, NodeProto]") -> "NodeProto | None":
+    """What computed a tensor's values, which others may have moved since; None for inputs and constants."""
+    origin = made_by.get(tensor)
+    while origin is not None and origin.op_type in MOVING:
+        origin = made_by.get(origin.input[0])
+    return origin
+
+
+def _leave_concatenations(graph: "GraphProto") -> None:
+    """Leave out the quantizers of concatenations that are read by nothing but what is quantized again, or joined."""
     made_by, read_by = makers(graph), readers(graph)
     for node in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
         quantizer, following = made_by.get(node.input[0]), read_by.get(node.output[0], [])
-        behind = [reader.op_type for each in following for reader in read_by.get(each.output[0], [])]
-        rectified = bool(following) and all(each.op_type in RECTIFIERS for each in following)
-        if quantizer is not None and rectified and set(behind) == {"QuantizeLinear"}:
+        joined = made_by.get(quantizer.input[0]) if quantizer is not None else None
+        elsewhere = bool(following) and all(each.op_type in ELEMENTWISE for each in following)
+        if quantizer is not None and joined is not None and joined.op_type == "Concat" and elsewhere:
             for each in following:
-                each.input[0] = quantizer.input[0]
+                each.input[:] = [quantizer.input[0] if name == node.output[0] else name for name in each.input]
 
 
 def _grid(node: "NodeProto", constants: "Mapping[str, TensorProto]") -> tuple[bytes, bytes]:
@@ -129,6 +147,51 @@ def _unpack_uneven_groups(graph: "GraphProto") -> None:
             values = (codes.astype(scale.dtype) - spread_zero.astype(scale.dtype)) * spread_scale
             graph.initializer.append(from_array(values, node.output[0]))
             graph.node.remove(node)
+
+
+def _norm_values(graph: "GraphProto") -> None:
+    """Put what the codes cannot pass, and changes no value, between dequantizers and norms."""
+    import numpy as np
+    from onnx.helper import make_node
+    from onnx.numpy_helper import from_array
+
+    made_by = makers(graph)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        origin = _origin(node.input[0], made_by) if node.op_type in NORMS else None
+        if origin is not None and origin.op_type == "DequantizeLinear":
+            name = f"{node.name}|Max"
+            graph.initializer.append(from_array(np.array(np.finfo(np.float32).min), f"{name}:lowest"))
+            nodes.append(make_node("Max", [node.input[0], f"{name}:lowest"], [name], name=name))
+            node.input[0] = name
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _lengthen_points(graph: "GraphProto") -> None:
+    """Append zeros to kernels of one point, and to the padding behind, where a group's last tile is not full."""
+    import numpy as np
+    from onnx.numpy_helper import from_array, to_array
+
+    made_by, constants = makers(graph), initializers(graph)
+    lengthened: set[str] = set()
+    for node in [node for node in graph.node if node.op_type == "Conv"]:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        weight = made_by.get(node.input[1])
+        if weight is None or weight.op_type != "DequantizeLinear" or attributes["group"].i == 1:
+            continue
+        name = f"{weight.input[0]}|lengthened"
+        codes = to_array(constants[weight.input[0]])
+        if codes.shape[1] > TILE and codes.shape[1] % TILE and codes[0, 0].size == 1:
+            if name not in lengthened:
+                graph.initializer.append(from_array(np.concatenate([codes, np.zeros_like(codes)], -1), name))
+            lengthened.add(name)
+            attributes["kernel_shape"].ints[-1] = 2
+            attributes["pads"].ints[-1] += 1
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and f"{node.input[0]}|lengthened" in lengthened:
+            node.input[0] = f"{node.input[0]}|lengthened"
 
 
 def _add_biases(model: "ModelProto") -> None:

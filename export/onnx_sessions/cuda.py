@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ExportError, MissingDependency
-from .session import FATAL, PROVIDERS, Provider, onnxruntime
+from .session import FATAL, PROVIDERS, Provider, build_information, onnxruntime
 
 LIBRARIES = {
     "cuda": "libonnxruntime_providers_cuda.so",
@@ -23,8 +23,8 @@ def demand_cuda(provider: Provider) -> None:
     ort = onnxruntime()
     if PROVIDERS[provider] not in ort.get_available_providers():
         raise MissingDependency(
-            f"the installed ONNX Runtime {ort.__version__} has no {PROVIDERS[provider]}: pip uninstall onnxruntime, "
-            "then pip install onnxruntime-gpu (both bring the same package, so one must go)"
+            f"the installed ONNX Runtime {ort.__version__} has no {PROVIDERS[provider]}: pip uninstall onnxruntime "
+            "onnxruntime-gpu, then pip install onnxruntime-gpu (both bring the same folder, so one must go)"
         )
     if not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
         raise MissingDependency(
@@ -80,7 +80,7 @@ def _load_problem(folder: Path, provider: Provider) -> str | None:
 
 
 def _mend(provider: Provider) -> str:
-    built_for = getattr(_build_information(), "cuda_version", "13.0")
+    built_for = getattr(build_information(), "cuda_version", "13.0")
     if provider == "tensorrt":
         return (
             "Mend: pip install 'tensorrt==10.*', the version that ONNX Runtime's wheels are built with, "
@@ -90,12 +90,6 @@ def _mend(provider: Provider) -> str:
         f"Mend: it is built for CUDA {built_for} and needs its libraries and cuDNN 9: pip install "
         f"'onnxruntime-gpu[cuda,cudnn]', or a torch that is built for CUDA {built_for.split('.')[0]}"
     )
-
-
-def _build_information() -> Any:
-    from onnxruntime.capi import build_and_package_info  # pyright: ignore[reportMissingTypeStubs]
-
-    return build_and_package_info
 
 
 def _demand_session(ort: Any) -> None:

@@ -119,6 +119,20 @@ def onnxruntime() -> Any:
     return package
 
 
+def build_information() -> Any:
+    """How the installed ONNX Runtime was built."""
+    onnxruntime()
+    from onnxruntime.capi import build_and_package_info  # pyright: ignore[reportMissingTypeStubs]
+
+    return build_and_package_info
+
+
+def wheel() -> tuple[str, str]:
+    """The package of pip whose files are loaded, and its version: two bring the folder, and the last one wins."""
+    built = build_information()
+    return str(built.package_name), str(built.__version__)
+
+
 def loaded(file: Path) -> "ModelProto":
     """A model file as a graph."""
     import onnx

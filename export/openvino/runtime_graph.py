@@ -6,7 +6,7 @@ fused into it (OpenVINO, `ov::exec_model_info`). They are those that `ir.py` gav
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -89,10 +89,6 @@ class RuntimeGraph:
     def computing(self, node: str) -> RuntimeOperator | None:
         """The operator that multiplies for a node of the exported graph."""
         return next((each for each in self.operators if each.multiplies and node in each.nodes), None)
-
-    def by_name(self) -> Mapping[str, RuntimeOperator]:
-        """As profiles call them."""
-        return {each.name: each for each in self.operators}
 
 
 def _running(nodes: Sequence[Any]) -> Iterator[Any]:

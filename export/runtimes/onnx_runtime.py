@@ -12,8 +12,8 @@ from ..engine import Array
 from ..measurement import Audit, OperatorTime
 from ..onnx_sessions.engine import FILE, Engine, optimized
 from ..onnx_sessions.profile import operator_times
-from ..onnx_sessions.session import SessionSettings, loaded, onnxruntime, tensorrt_options
-from ..target import BF16, FLOAT, HALF, INT8, QUANTIZED, Made, OnnxTarget, Source
+from ..onnx_sessions.session import SessionSettings, loaded, onnxruntime, tensorrt_options, wheel
+from ..target import BF16, FLOAT, HALF, INT8, QUANTIZED, Made, OnnxTarget, Source, versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -96,6 +96,22 @@ class OnnxRuntimeTarget(OnnxTarget, frozen=True, extra="forbid"):
         """Export the artifact and build its engine; in TF32, which has as many digits, it is compared as fp16 is."""
         made = super().make(source, precision, folder)
         return replace(made, compared_as=HALF) if self.tf32 and precision == FLOAT else made
+
+    @classmethod
+    def installed(cls) -> tuple[str, ...]:
+        """Of two packages for one folder, first the one whose files are there, and how to tell them apart again."""
+        found = versions(cls.packages)
+        try:
+            name, number = wheel()
+        except PotstillError:
+            return super().installed()
+        if len(found) < 2:
+            return super().installed()
+        others = ", ".join(f"{package} {each}" for package, each in found.items() if package != name)
+        return (
+            f"{name} {number} is what runs",
+            f"{others} is installed into the same folder, too: pip uninstall {' '.join(found)}, then install one",
+        )
 
     def check(self) -> None:
         """Raise MissingDependency when ONNX Runtime or what its provider needs is not installed."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from ...export.measurement import Comparison, Latency, Machine, OperatorTime
+from ...export.measurement import Comparison, Latency, Machine, NotMeasured, OperatorTime
 from ..errors import UsageError
 
 VERSION = 1
@@ -34,7 +34,7 @@ class ProfileEntry(_Read):
     latency: Annotated[tuple[Latency, ...], Field(min_length=1)]
     """One a batch size."""
     peak_memory_bytes: int | None = None
-    layers: tuple[OperatorTime, ...] | None = None
+    layers: tuple[OperatorTime, ...] | NotMeasured | None = None
     """None where they were not asked for."""
     file_bytes: int | None = None
     beside_first: tuple[Comparison, ...] = ()

@@ -11,9 +11,11 @@ from ...export.measurement import (
     Interval,
     Latency,
     LayerPrecision,
+    LayerType,
     NotMeasured,
     Score,
 )
+from ...export.target import scheme_of
 from ..report import Report
 from . import wording
 from .metric_words import MetricWords
@@ -69,7 +71,7 @@ def engines_table(report: Report) -> Table:
         figures("File", "kB"),
         figures("Peak memory", "MB"),
         figures("Energy", "mJ a sample"),
-        figures("Quantized MACs", "%"),
+        figures("MACs as asked", "%"),
         words("File in the run"),
     )
     rows = tuple(
@@ -79,7 +81,7 @@ def engines_table(report: Report) -> Table:
             Cell(wording.kilobytes(engine.file_bytes)),
             memory_cell(engine),
             energy_cell(engine),
-            _int8_cell(engine),
+            _share_cell(engine),
             Cell(engine.file),
         )
         for engine in report.engines
@@ -87,10 +89,11 @@ def engines_table(report: Report) -> Table:
     return Table("The final engines", columns, rows).without_unmeasured()
 
 
-def _int8_cell(engine: EngineMeasurement) -> Cell:
+def _share_cell(engine: EngineMeasurement) -> Cell:
+    """The share of the multiply-accumulates that run in the precision the engine was built for."""
     if engine.audit is None:
         return Cell("not audited", f"{engine.precision} engine", "quiet")
-    return Cell(wording.percent(engine.audit.int8_share))
+    return Cell(wording.percent(engine.audit.int8_share), f"in {engine.audit.precision}")
 
 
 def parity_table(report: Report) -> Table:
@@ -132,19 +135,20 @@ def _agreement(share: float | None) -> Cell:
 
 
 def audited(report: Report) -> EngineMeasurement | None:
-    """The final engine whose layers are listed: the first one that is quantized."""
-    return next((engine for engine in report.engines if engine.audit is not None), None)
+    """The final engine whose layers are listed: the first one that is quantized, else the first that was audited."""
+    found = [engine for engine in report.engines if engine.audit is not None]
+    return next((engine for engine in found if scheme_of(engine.precision) is not None), found[0] if found else None)
 
 
 def audit_sentence(audit: Audit) -> str:
     """How much runs in the precision that was asked for, and how much had to."""
-    num_quantized = sum(layer.precision == audit.precision for layer in audit.layers)
+    num_so = sum(layer.precision == audit.precision for layer in audit.layers)
     num_left = sum(layer.on_purpose for layer in audit.layers)
-    left = f"; `quantize` left {num_left} in float" if num_left else ""
+    left = f"; {num_left} {'is' if num_left == 1 else 'are'} not, on purpose" if num_left else ""
     asked = f"{left}; at least {wording.percent(audit.min_int8_share)} % was asked" if audit.min_int8_share else left
     asked += " of the others" if num_left and audit.min_int8_share else ""
     return (
-        f"{num_quantized} of {len(audit.layers)} layers run in {audit.precision}, "
+        f"{num_so} of {len(audit.layers)} layers run in {audit.precision}, "
         f"{wording.percent(audit.int8_share)} % of the multiply-accumulates{asked}."
     )
 
@@ -152,11 +156,17 @@ def audit_sentence(audit: Audit) -> str:
 def audit_table(audit: Audit) -> Table:
     """Each layer of the graph as the runtime executes it."""
     columns = (words("Layer"), words("Operator"), words("Precision"), figures("MACs", "one sample"), words("Reason"))
-    return Table("Layers", columns, tuple(_audit_row(layer) for layer in audit.layers))
+    return Table("Layers", columns, tuple(_audit_row(layer, audit.precision) for layer in audit.layers))
 
 
-def _audit_row(layer: LayerPrecision) -> tuple[Cell, ...]:
-    precision = Cell(layer.precision, tone="bad" if layer.precision == "float" else "plain")
+def otherwise(audit: Audit) -> tuple[LayerPrecision, ...]:
+    """The layers that run in another precision than the engine was built for."""
+    return tuple(layer for layer in audit.layers if layer.precision != audit.precision)
+
+
+def _audit_row(layer: LayerPrecision, asked: LayerType) -> tuple[Cell, ...]:
+    tone: Tone = "plain" if layer.precision == asked else "quiet" if layer.on_purpose else "bad"
+    precision = Cell(layer.precision, "on purpose" if layer.on_purpose else "", tone)
     return (Cell(layer.name), Cell(layer.kind), precision, Cell(f"{layer.macs:,}"), Cell(layer.reason))
 
 

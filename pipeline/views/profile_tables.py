@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator, Sequence
 
-from ...export.measurement import Comparison, Interval, Latency
+from ...export.measurement import Comparison, Interval, Latency, NotMeasured, OperatorTime
 from ...export.self_check import MAX_FALSE_ALARMS, MIN_POWER, SLOWDOWN, Rate, SelfCheck
 from ..profile import Profile, ProfiledEngine
 from . import wording
@@ -28,7 +28,7 @@ def profile_tables(profile: Profile) -> Iterator[Table]:
         yield offline_table(offline)
     if server:
         yield server_table(server)
-    if any(entry.layers for entry in profile.entries):
+    if any(isinstance(entry.layers, tuple) for entry in profile.entries):
         yield layers_table(profile.entries)
 
 
@@ -99,7 +99,8 @@ def _device_table(profile: Profile) -> Table:
 
 def layers_table(entries: Sequence[ProfiledEngine]) -> Table:
     """The engines' layers side by side, in the order in which the first engine that has them runs them."""
-    times = [_by_layer(entry) for entry in entries]
+    told = [(entry.name, entry.layers) for entry in entries if isinstance(entry.layers, tuple)]
+    times = [_by_layer(layers) for _, layers in told]
     layers = list(dict.fromkeys(layer for each in times for layer in each))
     decimals = min(4, wording.decimals_for(ms for each in times for ms in each.values()))
     rows = tuple(
@@ -111,13 +112,18 @@ def layers_table(entries: Sequence[ProfiledEngine]) -> Table:
         "In the runtime's own profile, medians of each operator's calls: profiling slows small operators down, so "
         "these are shares to compare and no latencies."
     )
-    columns = (words("Layer"), *(figures(entry.name, "ms") for entry in entries))
+    note += "".join(
+        f" {entry.name}: not measured ({entry.layers.reason})."
+        for entry in entries
+        if isinstance(entry.layers, NotMeasured)
+    )
+    columns = (words("Layer"), *(figures(name, "ms") for name, _ in told))
     return Table("Layers", columns, (*rows, total), note)
 
 
-def _by_layer(entry: ProfiledEngine) -> dict[str, float]:
+def _by_layer(layers: Sequence[OperatorTime]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for each in entry.layers or ():
+    for each in layers:
         found[each.layer] = found.get(each.layer, 0.0) + each.ms
     return found
 

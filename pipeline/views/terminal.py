@@ -83,9 +83,10 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     engine = engine_tables.audited(report)
     if engine is not None and engine.audit is not None:
         yield Text(f"{engine.target}: {engine_tables.audit_sentence(engine.audit)}")
-        for layer in engine.audit.layers:
-            if layer.precision == "float":
-                yield Text(f"  float: {layer.name} ({layer.kind}, {layer.macs:,} MACs): {layer.reason}", style="red")
+        for layer in engine_tables.otherwise(engine.audit):
+            style = "dim" if layer.on_purpose else "red"
+            words = f"  {layer.precision}: {layer.name} ({layer.kind}, {layer.macs:,} MACs): {layer.reason}"
+            yield Text(words, style=style)
     if report.goals and (judged := report_tables.judged_sentence(report)):
         yield Text(judged, style="dim")
     for goal in report.goals:

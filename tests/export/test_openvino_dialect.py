@@ -57,14 +57,65 @@ def test_what_lies_on_its_grid_already_is_not_quantized_again() -> None:
     assert np.array_equal(Unoptimised(form).run(inputs)["y"], Unoptimised(model).run(inputs)["y"])
 
 
-@pytest.mark.parametrize(("reader", "quantizers"), [("Relu", 1), ("Tanh", 2)])
-def test_what_is_rounded_behind_a_rectifier_is_not_rounded_before_it(reader: str, quantizers: int) -> None:
+@pytest.mark.parametrize(("reader", "quantizers"), [("Relu(kd)", 3), ("MatMul(kd, w)", 4)])
+def test_a_concatenation_keeps_the_grids_of_what_it_joins_unless_a_layer_reads_it(reader: str, quantizers: int) -> None:
     body = f"""
-        q = QuantizeLinear(x, s, other)  d = DequantizeLinear(q, s, other)  a = {reader}(d)
-        aq = QuantizeLinear(a, s, z)  y = DequantizeLinear(aq, s, z)
+        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+        p = QuantizeLinear(x, s, other)  e = DequantizeLinear(p, s, other)
+        k = Concat<axis = 0>(d, e)  kq = QuantizeLinear(k, s, z)  kd = DequantizeLinear(kq, s, z)
+        a = {reader}  aq = QuantizeLinear(a, s, z)  y = DequantizeLinear(aq, s, z)
     """
-    form = for_openvino(graph(body))
+    model = graph(body)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
+    form = for_openvino(model)
     assert sum(node.op_type == "QuantizeLinear" for node in form.graph.node) == quantizers
+
+
+@pytest.mark.parametrize("norm", ["LayerNormalization(t, g, h)", "Tanh(t)"])
+def test_norms_read_values_and_not_codes(norm: str) -> None:
+    body = f"""
+        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  t = Identity(d)
+        n = {norm}  nq = QuantizeLinear(n, s, z)  y = DequantizeLinear(nq, s, z)
+    """
+    model = graph(body, f"{GRIDS}, float[4] g = {{1.0, 2.0, 3.0, 4.0}}, float[4] h = {{0.0, 0.0, 0.5, 0.0}}")
+    form = for_openvino(model)
+    assert sum(node.op_type == "Max" for node in form.graph.node) == norm.startswith("LayerNormalization")
+    inputs = {"x": np.linspace(-3, 3, 40, dtype=np.float32).reshape(10, 4)}
+    assert np.array_equal(Unoptimised(form).run(inputs)["y"], Unoptimised(model).run(inputs)["y"])
+
+
+@pytest.mark.parametrize(("inputs", "groups", "taps"), [(80, 2, 2), (128, 2, 1), (40, 2, 1), (80, 1, 1)])
+def test_points_in_groups_get_a_tap_of_zeros_where_the_last_tile_is_not_full(
+    inputs: int, groups: int, taps: int
+) -> None:
+    channels = inputs * groups
+    model = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["": 21]>
+        points (float[N,{channels},5,5] x) => (float[N,6,5,5] y, float[N,6,5,5] again)
+        <float s = {{0.1}}, uint8 z = {{128}}>
+        {{
+            q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+            w = DequantizeLinear<axis = 0>(codes, scale, zero)
+            y = Conv<group = {groups}, kernel_shape = [1, 1], pads = [0, 0, 0, 0]>(d, w)
+            again = Conv<group = {groups}, kernel_shape = [1, 1], pads = [0, 0, 0, 0]>(d, w)
+        }}
+        """
+    )
+    draws = np.random.default_rng(0)
+    weights = {
+        "codes": draws.integers(-127, 128, (6, inputs, 1, 1), np.int8),
+        "scale": draws.uniform(0.01, 0.1, 6).astype(np.float32),
+        "zero": np.zeros(6, np.int8),
+    }
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(values, name) for name, values in weights.items())
+    form = for_openvino(model)
+    kernels = [list(each.ints) for node in form.graph.node for each in node.attribute if each.name == "kernel_shape"]
+    assert kernels == [[1, taps], [1, taps]]
+    x = draws.uniform(-12, 12, (3, channels, 5, 5)).astype(np.float32)
+    theirs, ours = (Unoptimised(each).run({"x": x}) for each in (model, form))
+    for name in ("y", "again"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-3)
 
 
 def test_biases_are_additions_and_weights_products_and_the_layers_keep_their_names(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import onnx
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from potstill.export.deliver import BuiltEngine, build_engine
 from potstill.export.engine_process import EngineProcess
 from potstill.export.onnx_file import OUTPUT, OnnxMetadata, exported
+from potstill.export.openvino.engine import Engine
+from potstill.export.openvino.profile import each_call
+from potstill.export.openvino.runtime_graph import RuntimeOperator
 from potstill.export.parity import numpy_inputs
 from potstill.export.runtimes.openvino_runtime import OpenVinoTarget
 from potstill.export.target import EngineFile, Source
@@ -355,3 +359,38 @@ class TestSixteenBits:
     def test_bf16_is_refused_where_the_processor_has_it_not(self) -> None:
         with pytest.raises(ExportError, match="does not multiply bfloat16 itself"):
             OpenVinoTarget(precision=("bf16",)).check()
+
+
+class TestProfile:
+    def test_what_the_first_runs_took_is_in_no_call(self) -> None:
+        operators = [
+            RuntimeOperator(name=name, kind="Convert", precision="f32", kernel="unknown_f32", nodes=(f"{name}/Cast",))
+            for name in ("slow.at.first", "steady", "too.short")
+        ]
+        sums = [
+            {"slow.at.first": 6.0, "steady": 0.2},
+            {"slow.at.first": 6.01, "steady": 0.3, "too.short": 0.0},
+            {"slow.at.first": 6.03, "steady": 0.4},
+        ]
+        first, second = each_call(operators, sums)
+        assert first == [pytest.approx(0.01), pytest.approx(0.1), 0]
+        assert second == [pytest.approx(0.02), pytest.approx(0.1), 0]
+
+    def test_operators_of_some_runs_take_no_longer_than_these(self, as_int8: BuiltEngine, data: Dataset) -> None:
+        with Engine(as_int8.path, profile=True) as engine:
+            engine.bind(numpy_inputs(data.example(1)))
+            before, began = engine.summed(2), perf_counter()
+            after, whole = engine.summed(20), perf_counter() - began
+            (times,) = each_call(engine.graph().operators, [before, after])
+        # What is summed before is cut to whole microseconds an operator and run.
+        assert 0 < sum(times) <= 1e3 * whole + 0.003 * len(times)
+
+    def test_operators_are_the_same_in_each_profile(self, as_int8: BuiltEngine, data: Dataset) -> None:
+        inputs = numpy_inputs(data.example(1))
+        first, second = (
+            [(each.layer, each.operator) for each in TARGET.operator_times(as_int8.path, inputs)] for _ in range(2)
+        )
+        assert first == second
+        with TARGET.open(as_int8.path) as engine:
+            engine.bind(inputs)
+            assert [operator for _, operator in first] == [each.kind for each in engine.graph().operators]

@@ -1,11 +1,13 @@
 """Facts about what `potstill doctor` says."""
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from potstill.export.machine import machine_facts
 from potstill.export.measurement import GpuFacts
+from potstill.export.onnx_sessions.session import wheel
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline import doctor
 from potstill.pipeline.errors import MissingDependency
@@ -50,6 +52,19 @@ class TestRuntimes:
         assert lines[0].startswith("runtime    onnxruntime cpu: can build and run here")
         assert version in lines[0]
         assert able["onnxruntime", "cpu"]
+
+    def test_of_two_packages_for_one_folder_the_one_that_runs_is_named_first(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name, number = wheel()
+        other = "onnxruntime-gpu" if name == "onnxruntime" else "onnxruntime"
+        facts = tmp_path / f"{other.replace('-', '_')}-0.1.dist-info" / "METADATA"
+        facts.parent.mkdir()
+        facts.write_text(f"Metadata-Version: 2.1\nName: {other}\nVersion: 0.1\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        line = next(doctor.runtime_lines({"onnxruntime": OnnxRuntimeTarget}, {}))
+        words = f"({name} {number} is what runs; {other} 0.1 is installed into the same folder, too: pip uninstall"
+        assert line.startswith(f"runtime    onnxruntime cpu: can build and run here {words}")
 
 
 class TestProcessor:

@@ -9,10 +9,13 @@ import pytest
 from onnx.helper import make_node
 
 from potstill.export.engine import EngineDescription
+from potstill.export.measurement import NotMeasured
 from potstill.export.random_inputs import random_inputs, shapes_of
 from potstill.pipeline.cli import main
+from potstill.pipeline.comparison.profile_file import ProfileFile
 from potstill.pipeline.errors import UsageError
 from potstill.pipeline.profile import Profile
+from potstill.pipeline.views.profile_tables import profile_tables
 from tests.support.onnx_files import convolutions, model, one_operator, with_data_beside
 
 Output = pytest.CaptureFixture[str]
@@ -199,6 +202,24 @@ class TestProfile:
         first, second = found.entries
         assert [each.baseline for each in second.beside_first] == list(first.latency)
         assert [each.ratio for each in first.beside_first] == [1, 1]
+
+    def test_an_engine_without_times_of_layers_has_its_reason_in_place_of_a_column(self, tmp_path: Path) -> None:
+        file, written = convolutions(tmp_path / "net.onnx", 2), tmp_path / "profile.json"
+        assert main(["profile", str(file), "--layers", "--json", str(written)]) == 0
+        found = Profile.load(written)
+        silent = found.entries[0].model_copy(
+            update={"name": "silent", "layers": NotMeasured(reason="it tells nothing")}
+        )
+        both = found.model_copy(update={"entries": (silent, *found.entries)})
+        written.write_text(both.model_dump_json())
+        layers = list(profile_tables(Profile.load(written)))[-1]
+        assert [column.title for column in layers.columns] == ["Layer", "net.onnx"]
+        assert layers.note.endswith("silent: not measured (it tells nothing).")
+        compared = ProfileFile.load(written)
+        assert compared is not None
+        assert compared.entries[0].layers == silent.layers
+        alone = found.model_copy(update={"entries": (silent,)})
+        assert [table.title for table in profile_tables(alone)] == ["Latency"]
 
     def test_given_inputs_are_used_and_json_alone_can_be_printed(self, capsys: Output, tmp_path: Path) -> None:
         file = one_operator(tmp_path / "model.onnx", "Sqrt")
