@@ -14,6 +14,7 @@ from potstill.pipeline.errors import DataError
 from potstill.pipeline.sources.digits import Digits
 from potstill.pipeline.sources.npz import Npz
 from potstill.pipeline.sources.python import Python
+from potstill.pipeline.sources.text import TextSource
 
 
 @pytest.fixture(scope="module")
@@ -398,7 +399,7 @@ class TestPython:
 
 
 def test_every_source_is_found_by_its_modules_name():
-    assert sources() == {"digits": Digits, "npz": Npz, "python": Python}
+    assert sources() == {"digits": Digits, "npz": Npz, "python": Python, "text": TextSource}
 
 
 def floats(count: int, *shape: int) -> np.ndarray[Any, Any]:

@@ -78,7 +78,8 @@ class TestReferences:
             "type": "string",
             "pattern": PythonModel.model_json_schema()["properties"]["python"]["pattern"],
         } in forms
-        assert len(forms) == 3
+        assert {"type": "string", "pattern": "^hf:.+"} in forms
+        assert len(forms) == 4
 
     def test_resolving_makes_the_users_path_absolute(self, tmp_path: Path):
         (tmp_path / "models.py").write_text("def make(): ...\n")
