@@ -79,8 +79,9 @@ class TestReferences:
             "type": "string",
             "pattern": PythonModel.model_json_schema()["properties"]["python"]["pattern"],
         } in forms
-        assert {"type": "string", "pattern": LIBRARY_PATTERN} in forms
-        assert len(forms) == 4
+        for pattern in (LIBRARY_PATTERN, "^hf:.+"):
+            assert {"type": "string", "pattern": pattern} in forms
+        assert len(forms) == 5
 
     def test_resolving_makes_the_users_path_absolute(self, tmp_path: Path):
         (tmp_path / "models.py").write_text("def make(): ...\n")
