@@ -20,6 +20,7 @@ from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .journal import Journal
 from .models import PythonModel, check_runs, load_weights, resolve, source_sha256
 from .networks.network import Network
+from .processes import ALONE, Processes
 from .processor import has_bf16
 from .progress import Progress
 from .recipe import Recipe, recipe_yaml
@@ -51,6 +52,7 @@ MODEL_CODE = (
             "own_task",
             "quantization",
             "seeding",
+            "sharding",
             "sparsity",
             "strong_augmentation",
             "taps",
@@ -191,6 +193,7 @@ class Plan:
         teacher: Teacher | None,
         artifacts: Mapping[str, Artifact],
         runs: Path | None = None,
+        processes: Processes = ALONE,
     ) -> Context:
         """What the step's stage is given; its seed derives from the run's and the step's name.
 
@@ -212,6 +215,7 @@ class Plan:
             bench=TargetBench(
                 self.recipe.targets[0], self.data, None if runs is None else runs / ".latency-table", progress
             ),
+            processes=processes,
         )
 
     @cached_property

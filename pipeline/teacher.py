@@ -13,7 +13,7 @@ from .artifact import Artifact
 from .augmentation import View
 from .data import Batch
 from .fingerprints import code_fingerprint
-from .taps import Outputs, outputs_of
+from .taps import Outputs
 from .teacher_cache import LOGITS, CacheSettings, Counts, TeacherCache
 from .training import TrainingContext, move, state_of
 
@@ -68,8 +68,7 @@ class Teacher:
     @torch.no_grad()
     def live_outputs(self, batch: Batch, taps: Collection[str], context: TrainingContext) -> Outputs:
         """The same from a forward of just now, whatever is stored."""
-        with context.autocast():
-            return outputs_of(self.model(context), batch.inputs, taps)
+        return context.outputs(self.model(context), batch.inputs, taps)
 
     def usage(self) -> Counts:
         """How often stored outputs served since this was last asked."""
@@ -98,7 +97,9 @@ class Teacher:
                 "dtype": self._settings.dtype,
                 "top_k": self._settings.top_k,
             }
-            self._cache = TeacherCache(self._settings, self._folder, key, len(context.data.train))
+            self._cache = TeacherCache(
+                self._settings, self._folder, key, len(context.data.train), processes=context.processes
+            )
         return self._cache
 
     def _whole_view(

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -15,8 +16,11 @@ from .data import Batch, Dataset, Split
 from .errors import TrainingError
 from .files import write_atomically
 from .journal import CurvePoint, Journal
+from .processes import ALONE, Processes
 from .progress import Progress
 from .seeding import derive, generator, seed_global
+from .sharding import divides, shared_outputs
+from .taps import Outputs, outputs_of
 from .task import Task
 
 Precision = Literal["fp32", "bf16"]
@@ -72,6 +76,8 @@ class TrainingContext:
     """A folder that survives a kill; its checkpoints belong to exactly this step's settings."""
     progress: Progress
     journal: Journal
+    processes: Processes = ALONE
+    """Those that train together."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,6 +87,13 @@ class TrainingContext:
     def autocast(self) -> torch.autocast:
         """Mixed precision as the run asked for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def outputs(self, model: nn.Module, inputs: Mapping[str, Tensor], taps: Collection[str] = ()) -> Outputs:
+        """What a network gives for a whole batch, in the run's precision; all processes together run it on the rows."""
+        with self.autocast():
+            if divides(inputs, self.processes):
+                return shared_outputs(model, inputs, taps, self.processes)
+            return outputs_of(model, inputs, taps)
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the run's device, images in channels-last order."""
@@ -127,9 +140,8 @@ class TaskObjective(Objective):
 
     def terms(self, model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
         """One term, `task`."""
-        with self._context.autocast():
-            outputs = model(*batch.inputs.values())
-        return {"task": self._context.task.loss(outputs, batch.target)}
+        outputs = self._context.outputs(model, batch.inputs)
+        return {"task": self._context.task.loss(outputs.logits, batch.target)}
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -156,13 +168,16 @@ def fit(
     """Train `model` in place, continuing from the newest checkpoint called `name`; ends on the CPU, in eval mode.
 
     The result depends on the context's seed, not on how often the training was interrupted.
-    Raises TrainingError when a loss is not finite; the last good checkpoint stays.
+    Raises TrainingError when a loss is not finite; the last good checkpoint stays. So does it where several processes
+    cannot share a batch, or do not hold the same.
     """
     if schedule.epochs == 0:
         return
     training = _Training(model, objective, schedule, context, name)
     training.resume()
+    training.meet()
     training.finish()
+    training.meet()
     objective.finish()
     move(model, torch.device("cpu"), torch.contiguous_format)
     model.eval()
@@ -219,6 +234,26 @@ class _Training:
     def _checkpoint(self) -> Path:
         return self._context.checkpoints / f"{self._name}.safetensors"
 
+    def meet(self) -> None:
+        """Let all processes go on from the main one's numbers. TrainingError where they do not hold the same."""
+        processes, batch_size = self._context.processes, self._context.data.batch_size
+        if not processes.together:
+            return
+        if batch_size % processes.count:
+            raise TrainingError(
+                f"{self._name}: {processes.count} processes cannot share batches of {batch_size} samples evenly; choose "
+                f"a `data.batch_size` that is a multiple of {processes.count}, or another number of processes"
+            )
+        tensors = self._tensors()
+        held = {key: list(tensor.shape) for key, tensor in tensors.items()}
+        for rank, (step, theirs) in enumerate(processes.each([self._step, cast(Any, held)])):
+            if theirs != held or step != self._step:
+                what = f"is at step {step} of `{self._name}`, not {self._step}" if theirs == held else "holds other tensors"
+                raise TrainingError(
+                    f"{self._name}: process {rank} {what}; all must see the same run folder, data and code"
+                )
+        processes.take_over(list(tensors.values()))
+
     def finish(self) -> None:
         """Train the remaining steps."""
         saved = time.monotonic()
@@ -232,7 +267,8 @@ class _Training:
                     tracker.advance(0, loss=self._look_at_losses())
                 if last_of_epoch:
                     self._end_epoch()
-                if time.monotonic() - saved > CHECKPOINT_SECONDS and self._step < self._num_steps:
+                late = time.monotonic() - saved > CHECKPOINT_SECONDS
+                if late and self._context.processes.main and self._step < self._num_steps:
                     self._look_at_losses()
                     self._save()
                     saved = time.monotonic()
@@ -333,15 +369,12 @@ class _Training:
     def _save(self) -> None:
         from safetensors.torch import save
 
-        tensors = {f"model.{key}": value for key, value in state_of(self._model).items()}
-        tensors |= {f"objective.{key}": value for key, value in state_of(self._objective).items()}
-        for number, parameter in enumerate(self._parameters):
-            buffer = cast(dict[str, Tensor], self._optimizer.state[parameter]).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{number}"] = buffer
+        tensors = self._tensors()
         # A step's gradient can be infinite although its loss was not; such weights must not become the last good ones.
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise self._not_finite(self._step - 1, {"weights": math.nan})
+        if not self._context.processes.main:
+            return
         header = {
             "step": self._step,
             "sums": {"steps": self._sums.steps, "terms": self._sums.terms},
@@ -350,6 +383,16 @@ class _Training:
         }
         whole = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
         write_atomically(self._checkpoint, save(whole, metadata={"potstill": json.dumps(header)}))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a training goes on from but its counters."""
+        tensors = {f"model.{key}": value for key, value in state_of(self._model).items()}
+        tensors |= {f"objective.{key}": value for key, value in state_of(self._objective).items()}
+        for number, parameter in enumerate(self._parameters):
+            buffer = cast(dict[str, Tensor], self._optimizer.state[parameter]).get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum.{number}"] = buffer
+        return tensors
 
 
 def gradient_shares(terms: dict[str, Tensor], model: nn.Module) -> dict[str, float] | None:
@@ -397,7 +440,6 @@ def metric_of(model: nn.Module, split: Split, context: TrainingContext) -> float
     total = 0.0
     for batch in split.batches(context.data.batch_size):
         moved = context.to_device(batch)
-        with context.autocast():
-            outputs = model(*moved.inputs.values())
-        total += float(context.task.values(outputs.float(), moved.target).double().sum())
+        outputs = context.outputs(model, moved.inputs)
+        total += float(context.task.values(outputs.logits, moved.target).double().sum())
     return context.task.metric.of(total / len(split))
