@@ -238,7 +238,7 @@ ALONE = Processes()
 def joined() -> Generator[Processes]:
     """The processes that were started together with this one; `ALONE` where it was started by itself.
 
-    An error that ends all of them is raised in the main one alone; the others leave with its exit code. Raises
+    An error that ends all of them is raised in the main one alone; the others leave without a word. Raises
     MissingDependency without accelerate, LostProcessError where another process ends.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
@@ -267,6 +267,8 @@ def _started() -> Processes:
     try:
         from accelerate import PartialState
     except ImportError as error:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(MissingDependency.exit_code) from error  # one of them says it
         raise MissingDependency(
             f"several processes (WORLD_SIZE is {os.environ['WORLD_SIZE']}) need accelerate: "
             "pip install 'potstill[parallel]'; or start one process, without torchrun"

@@ -182,9 +182,7 @@ class _Region(TorchFunctionMode):
         along = (1, -1, *(1,) * (values.ndim - 2))
         return torch.addcmul(shift.view(along), values, scale.view(along)).to(values.dtype)
 
-    def dropout(
-        self, func: Any, values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-    ) -> Any:
+    def dropout(self, func: Any, values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         """The noise that one process would have drawn, for any first axis that samples lie along."""
         if not training or p == 0:
             return NotImplemented

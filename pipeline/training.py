@@ -248,7 +248,11 @@ class _Training:
         held = {key: list(tensor.shape) for key, tensor in tensors.items()}
         for rank, (step, theirs) in enumerate(processes.each([self._step, cast(Any, held)])):
             if theirs != held or step != self._step:
-                what = f"is at step {step} of `{self._name}`, not {self._step}" if theirs == held else "holds other tensors"
+                what = (
+                    f"is at step {step} of `{self._name}`, not {self._step}"
+                    if theirs == held
+                    else "holds other tensors"
+                )
                 raise TrainingError(
                     f"{self._name}: process {rank} {what}; all must see the same run folder, data and code"
                 )
