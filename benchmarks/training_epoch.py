@@ -222,10 +222,13 @@ def peak_bytes() -> int:
 class Variant:
     """A worker's process, which stands still between its turns."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, data: Path) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, *sys.argv, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, *sys.argv, "--worker", name, "--data", str(data)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.peak_bytes = 0
         self._answer()
@@ -249,6 +252,14 @@ class Variant:
         answer = json.loads(self._process.stdout.readline())
         self.peak_bytes = answer["peak_bytes"]
         return answer["spent"]
+
+
+def shortened(arguments: argparse.Namespace, folder: Path) -> Path:
+    """A folder with the first images alone to train on."""
+    for split, count in (("train", arguments.samples), ("test", 100)):
+        with np.load(arguments.data / f"{split}.npz") as file:
+            np.savez(folder / f"{split}.npz", **{name: file[name][:count] for name in file.files})
+    return folder
 
 
 def ratio(values: list[float]) -> dict[str, float]:
@@ -299,6 +310,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="a turn's steps")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--samples", type=int, help="train on so many of the images: the teacher's pass takes long")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="some of them, by name")
     parser.add_argument("--stored", type=Path, help="keep the teacher's outputs in this folder for the next time")
     parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -308,10 +320,12 @@ def main() -> None:
         return
     from potstill.export.machine import machine_facts
 
-    variants = [Variant(name) for name in arguments.variants.split(",")]
-    found = measured(variants, arguments, lambda line: print(line, file=sys.stderr, flush=True))
-    for variant in variants:
-        variant.end()
+    with tempfile.TemporaryDirectory() as scratch:
+        data = arguments.data if arguments.samples is None else shortened(arguments, Path(scratch))
+        variants = [Variant(name, data) for name in arguments.variants.split(",")]
+        found = measured(variants, arguments, lambda line: print(line, file=sys.stderr, flush=True))
+        for variant in variants:
+            variant.end()
     about = {
         "steps": arguments.steps, "rounds": arguments.rounds, "threads": arguments.threads, "bf16": has_bf16(),
         "machine": machine_facts().cpu_model, "torch": torch.__version__,

@@ -12,6 +12,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from .seeding import generator
 
@@ -52,9 +53,15 @@ class Draws:
         """The draws of some samples."""
         return Draws(self.offsets[:, index], self.flipped[index])
 
+    def on(self, device: torch.device) -> "Draws":
+        """The same on a device."""
+        return Draws(self.offsets.to(device), self.flipped.to(device))
+
 
 def augmented(inputs: dict[str, Tensor], kinds: tuple[Augmentation, ...], draws: Draws) -> dict[str, Tensor]:
     """Every image input (B, C, H, W) changed alike, sample by sample; other inputs as they are."""
+    if draws.flipped.device.type != "cpu":
+        return {name: augmented_on_device(x, kinds, draws) if x.ndim == 4 else x for name, x in inputs.items()}
     # NumPy copies views of images 5 times faster than torch does: 0.3 against 1.6 ms for 128 images of 3x32x32.
     images = {name: tensor.numpy() for name, tensor in inputs.items() if tensor.ndim == 4}
     if "random_crop" in kinds:
@@ -62,6 +69,20 @@ def augmented(inputs: dict[str, Tensor], kinds: tuple[Augmentation, ...], draws:
     if "flip" in kinds:
         images = {name: _flipped(x, draws.flipped.numpy()) for name, x in images.items()}
     return {name: torch.as_tensor(images[name]) if name in images else tensor for name, tensor in inputs.items()}
+
+
+def augmented_on_device(images: Tensor, kinds: tuple[Augmentation, ...], draws: Draws) -> Tensor:
+    """What `_cropped` and `_flipped` do, in one indexing on the images' device; channels last in memory."""
+    count, _, height, width = images.shape
+    rows = torch.arange(height, device=images.device).expand(count, -1)
+    columns = torch.arange(width, device=images.device).expand(count, -1)
+    if "flip" in kinds:
+        columns = torch.where(draws.flipped[:, None], columns.flip(1), columns)
+    if "random_crop" in kinds:
+        images = functional.pad(images, (CROP_PADDING,) * 4)
+        rows, columns = rows + draws.offsets[0][:, None], columns + draws.offsets[1][:, None]
+    samples = torch.arange(count, device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[samples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _cropped(images: Array, offsets: Array) -> Array:

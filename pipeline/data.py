@@ -59,7 +59,8 @@ class Split:
         self._inputs = inputs
         self._normalizations = normalizations
         self._augment = augment
-        self._draws: tuple[View, Draws] | None = None
+        self._draws: dict[torch.device, tuple[View, Draws]] = {}
+        self._resident: tuple[dict[str, Tensor], Tensor] | None = None
         self._strong_draws: tuple[View, StrongDraws] | None = None
 
     def __len__(self) -> int:
@@ -85,9 +86,30 @@ class Split:
         """By the names of the inputs that have one."""
         return dict(self._normalizations)
 
+    def settle(self, device: torch.device) -> None:
+        """Keep the samples on a device, too, as they were read: batches are then made there, without a copy a step."""
+        if device.type == "cpu":
+            return
+        self._resident = {name: tensor.to(device) for name, tensor in self._inputs.items()}, self.target.to(device)
+
+    @property
+    def nbytes(self) -> int:
+        """What the samples take as they were read."""
+        return sum(tensor.nbytes for tensor in (*self._inputs.values(), self.target))
+
     def batch(self, index: Tensor, *, view: View | None = None) -> Batch:
-        """The samples at `index`, as they look in a view; without one, or without augmentation, as they were read."""
-        return Batch(self._normalized(self._seen(index, view)), self.target[index], index, view)
+        """The samples at `index`, as they look in a view; without one, or without augmentation, as they were read.
+
+        `index` is on the CPU; the batch's tensors are where the split has settled.
+        """
+        if self._resident is None:
+            return Batch(self._normalized(self._seen(index, view)), self.target[index], index, view)
+        inputs, target = self._resident
+        there = moved(index, target.device)
+        seen = {name: tensor.index_select(0, there) for name, tensor in inputs.items()}
+        if view is not None and self._augment:
+            seen = augmented(seen, self._augment, self._drawn(view, target.device).at(there))
+        return Batch(self._normalized(seen), target[there], index, view)
 
     def strong(self, batch: Batch) -> Batch:
         """The same samples and view, changed further by strong augmentation. DataError where no input is an image."""
@@ -124,9 +146,14 @@ class Split:
         inputs = {name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}
         if view is None or not self._augment:
             return inputs
-        if self._draws is None or self._draws[0] != view:
-            self._draws = (view, Draws.of(view, len(self)))
-        return augmented(inputs, self._augment, self._draws[1].at(index))
+        return augmented(inputs, self._augment, self._drawn(view, torch.device("cpu")).at(index))
+
+    def _drawn(self, view: View, device: torch.device) -> Draws:
+        """How the view changes every sample; drawn once for all of its batches."""
+        known = self._draws.get(device)
+        if known is None or known[0] != view:
+            known = self._draws[device] = (view, Draws.of(view, len(self)).on(device))
+        return known[1]
 
     @cached_property
     def _ranges(self) -> dict[str, tuple[float, float]]:
@@ -298,6 +325,13 @@ def stratified(target: Tensor, count: int) -> tuple[Tensor, Tensor]:
     chosen = torch.zeros(len(target), dtype=torch.bool)
     chosen[by_class[picks.long()]] = True
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU does not wait for it, as it does for memory that the system may move."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def sources() -> dict[str, type[DataSource]]:

@@ -30,6 +30,7 @@ def follow(recipe: Recipe, *, directory: Path, folder: Path, processes: Processe
     Each step ends with the artifact that the main process stored in the run's `folder`.
     """
     plan = processes.first_in_main(lambda: Plan.of(recipe, directory))
+    plan.settle(Silent())
     _Follower(plan, folder.absolute().parent, processes).finish(until)
 
 

@@ -32,6 +32,9 @@ from .training import Precision
 TEACHER = "teacher"
 """The name of the step that only takes over given weights."""
 
+RESIDENT_SHARE = 0.25
+"""Of a GPU's free memory may hold training samples; the networks need the rest."""
+
 MODEL_CODE = (
     "stages",
     *(
@@ -105,6 +108,19 @@ class Plan:
         task.validate(data)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(recipe, directory, data, task, device, _precision(recipe, device))
+
+    def settle(self, progress: Progress) -> None:
+        """Keep the training samples on the run's GPU, where they leave enough of its memory; else says so."""
+        if self.device.type != "cuda":
+            return
+        free, _ = torch.cuda.mem_get_info()
+        if self.data.train.nbytes <= RESIDENT_SHARE * free:
+            self.data.train.settle(self.device)
+            return
+        progress.say(
+            f"data: {self.data.train.nbytes / 1e9:.1f} GB of training samples are more than {RESIDENT_SHARE:.0%} of the "
+            f"{free / 1e9:.1f} GB free on the GPU, so each batch is copied there"
+        )
 
     @cached_property
     def teacher_model(self) -> Network | PythonModel:

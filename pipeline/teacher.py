@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .artifact import Artifact
 from .augmentation import View
-from .data import Batch
+from .data import Batch, moved
 from .fingerprints import code_fingerprint
 from .taps import Outputs
 from .teacher_cache import LOGITS, CacheSettings, Counts, TeacherCache
@@ -58,8 +58,8 @@ class Teacher:
         rows = self._opened_cache(context).rows(
             names, number, batch.index.cpu(), lambda: self._whole_view(batch.view, taps, context)
         )
-        moved = {name: tensor.to(context.device) for name, tensor in rows.items()}
-        return Outputs(moved.pop(LOGITS), moved)
+        there = {name: moved(tensor, context.device) for name, tensor in rows.items()}
+        return Outputs(there.pop(LOGITS), there)
 
     def logits(self, batch: Batch, context: TrainingContext) -> Tensor:
         """The teacher's logits for a training batch on the device, shape (B, classes), in float32."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from .data import Batch, Dataset, Split
+from .data import Batch, Dataset, Split, moved
 from .errors import TrainingError
 from .files import write_atomically
 from .journal import CurvePoint, Journal
@@ -98,7 +98,7 @@ class TrainingContext:
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the run's device, images in channels-last order."""
         inputs = {name: on_device(tensor, self.device) for name, tensor in batch.inputs.items()}
-        return Batch(inputs, batch.target.to(self.device), batch.index, batch.view)
+        return Batch(inputs, moved(batch.target, self.device), batch.index, batch.view)
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class TaskObjective(Objective):
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; images (N, C, H, W) in channels-last order, which convolutions run faster on."""
     if tensor.ndim == 4:
-        return tensor.to(device, memory_format=torch.channels_last)
-    return tensor.to(device)
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return moved(tensor, device)
 
 
 def move(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> None:
@@ -203,9 +203,11 @@ class _Training:
         self._schedule = schedule
         self._context = context
         self._name = name
-        self._parameters = [
-            parameter for module in (model, objective) for parameter in module.parameters() if parameter.requires_grad
+        # Apart, so that what is trained beside the model and dropped after does not shorten the model's steps.
+        self._apart = [
+            [parameter for parameter in module.parameters() if parameter.requires_grad] for module in (model, objective)
         ]
+        self._parameters = [parameter for parameters in self._apart for parameter in parameters]
         self._optimizer = self._new_optimizer()
         self._steps_per_epoch = context.steps_per_epoch
         self._num_steps = self._steps_per_epoch * schedule.epochs
@@ -241,21 +243,16 @@ class _Training:
             return
         if batch_size % processes.count:
             raise TrainingError(
-                f"{self._name}: {processes.count} processes cannot share batches of {batch_size} samples evenly; choose "
-                f"a `data.batch_size` that is a multiple of {processes.count}, or another number of processes"
+                f"{self._name}: {processes.count} processes cannot share batches of {batch_size} samples evenly; "
+                f"choose a `data.batch_size` that is a multiple of {processes.count}, or another number of processes"
             )
         tensors = self._tensors()
         held = {key: list(tensor.shape) for key, tensor in tensors.items()}
         for rank, (step, theirs) in enumerate(processes.each([self._step, cast(Any, held)])):
-            if theirs != held or step != self._step:
-                what = (
-                    f"is at step {step} of `{self._name}`, not {self._step}"
-                    if theirs == held
-                    else "holds other tensors"
-                )
-                raise TrainingError(
-                    f"{self._name}: process {rank} {what}; all must see the same run folder, data and code"
-                )
+            if theirs == held and step == self._step:
+                continue
+            what = "holds other tensors" if theirs != held else f"is at step {step}, not {self._step}"
+            raise TrainingError(f"{self._name}: process {rank} {what}; all must see the same run folder, data and code")
         processes.take_over(list(tensors.values()))
 
     def finish(self) -> None:
@@ -284,6 +281,8 @@ class _Training:
         if self._order is None or position == 0:
             order_draws = generator(context.seed, self._name, "order", epoch)
             self._order = torch.randperm(len(context.data.train), generator=order_draws)
+            self._model.train()
+            self._objective.train()
         index = self._order[position * context.data.batch_size : (position + 1) * context.data.batch_size]
         # Each step seeds its own draws, so that a resumed training needs no stored generator state.
         seed_global(context.seed, self._name, "step", self._step)
@@ -291,16 +290,13 @@ class _Training:
         batch = context.data.train.batch(index, view=view)
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self._step, self._num_steps)
-        self._model.train()
-        self._objective.train()
         moment = Moment(self._step, self._num_steps, epoch)
         terms = self._objective.terms(self._model, context.to_device(batch), moment)
         if position == 0 and epoch in self._gradient_looks:
             self._gradient_shares = gradient_shares(terms, self._model)
         torch.stack(list(terms.values())).sum().backward()  # pyright: ignore[reportUnknownMemberType]
-        for module in (self._model, self._objective):
-            # Apart, so that what is trained beside the model and dropped after does not shorten the model's steps.
-            nn.utils.clip_grad_norm_(list(module.parameters()), self._schedule.max_gradient_norm)
+        for parameters in self._apart:
+            nn.utils.clip_grad_norm_(parameters, self._schedule.max_gradient_norm)
         self._optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.append({key: term.detach() for key, term in terms.items()})
@@ -310,8 +306,12 @@ class _Training:
         """Add the pending losses to the sums; returns the last one, or raises at the first that is not finite."""
         loss = math.nan
         first = self._step - len(self._pending)
+        if not self._pending:
+            return loss
+        # One wait for the device, however many steps and terms there are.
+        found = iter(torch.stack([term for terms in self._pending for term in terms.values()]).tolist())
         for offset, terms in enumerate(self._pending):
-            values = {key: float(term) for key, term in terms.items()}
+            values = {key: next(found) for key in terms}
             loss = sum(values.values())
             if not math.isfinite(loss):
                 raise self._not_finite(first + offset, values)
@@ -441,9 +441,9 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def metric_of(model: nn.Module, split: Split, context: TrainingContext) -> float:
     """The task's metric over a split, in eval mode."""
     model.eval()
-    total = 0.0
+    sums: list[Tensor] = []
     for batch in split.batches(context.data.batch_size):
-        moved = context.to_device(batch)
-        outputs = context.outputs(model, moved.inputs)
-        total += float(context.task.values(outputs.logits, moved.target).double().sum())
-    return context.task.metric.of(total / len(split))
+        there = context.to_device(batch)
+        outputs = context.outputs(model, there.inputs)
+        sums.append(context.task.values(outputs.logits, there.target).double().sum())
+    return context.task.metric.of(float(torch.stack(sums).sum()) / len(split))
