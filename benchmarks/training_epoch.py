@@ -44,16 +44,30 @@ EPOCHS = 100
 RATE, MOMENTUM, DECAY, LONGEST = 0.05, 0.9, 5e-4, 2.0
 
 
-def network(depth: int) -> nn.Module:
-    """A CIFAR ResNet, always with the same first weights."""
+def student_of(arguments: argparse.Namespace) -> nn.Module:
+    """Always with the same first weights."""
     torch.manual_seed(0)
-    return blueprint(depth).build()
+    return blueprint(arguments.student, arguments.classes).build()
 
 
-def blueprint(depth: int) -> Blueprint:
+def teacher_of(arguments: argparse.Namespace) -> nn.Module:
+    """Frozen; with first weights where none are given, which no time depends on."""
+    torch.manual_seed(1)
+    model = blueprint(arguments.teacher, arguments.classes).build()
+    if arguments.weights is not None:
+        load_weights(model, arguments.weights)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def blueprint(depth: int, classes: int) -> Blueprint:
     """Of a CIFAR ResNet with padding shortcuts."""
     reference = ResNet(name="resnet", depth=depth, shortcut="pad")
-    return Blueprint(model=reference, input_shapes={"image": (3, 32, 32)}, num_classes=10)
+    return Blueprint(model=reference, input_shapes={"image": (3, 32, 32)}, num_classes=classes)
+
+
+def mixes(arguments: argparse.Namespace) -> bool:
+    """Whether the device trains in bf16, as potstill then does."""
+    return torch.cuda.is_bf16_supported() if arguments.device == "cuda" else has_bf16()
 
 
 def by_hand(arguments: argparse.Namespace, *, bf16: bool, teacher: bool) -> Iterator[None]:
@@ -65,12 +79,10 @@ def by_hand(arguments: argparse.Namespace, *, bf16: bool, teacher: bool) -> Iter
     target = torch.from_numpy(next(array for array in arrays if array.ndim == 1)).long()
     if images.shape[-1] == 3:
         images = images.permute(0, 3, 1, 2).contiguous()
-    model = network(20).to(memory_format=order).train()
-    frozen = None
-    if teacher:
-        frozen = network(56)
-        load_weights(frozen, arguments.weights)
-        frozen = frozen.eval().requires_grad_(False).to(memory_format=order)
+    device = torch.device(arguments.device)
+    images, target = images.to(device), target.to(device)
+    model = student_of(arguments).to(device).to(memory_format=order).train()
+    frozen = teacher_of(arguments).to(device).to(memory_format=order) if teacher else None
     groups = [
         {"params": [each for each in model.parameters() if each.ndim >= 2], "weight_decay": DECAY},
         {"params": [each for each in model.parameters() if each.ndim < 2], "weight_decay": 0.0},
@@ -78,12 +90,12 @@ def by_hand(arguments: argparse.Namespace, *, bf16: bool, teacher: bool) -> Iter
     optimizer = torch.optim.SGD(groups, lr=RATE, momentum=MOMENTUM, nesterov=True)
     steps = len(images) // BATCH_SIZE
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * EPOCHS)
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255
-    deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255
+    mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1) * 255
+    deviation = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1) * 255
     for _ in range(EPOCHS):
-        for index in torch.randperm(len(images)).split(BATCH_SIZE)[:steps]:
+        for index in torch.randperm(len(images), device=device).split(BATCH_SIZE)[:steps]:
             batch = augmented(images[index]).float().sub_(mean).div_(deviation).contiguous(memory_format=order)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 outputs = model(batch).float()
                 if frozen is not None:
                     with torch.no_grad():
@@ -102,12 +114,13 @@ def by_hand(arguments: argparse.Namespace, *, bf16: bool, teacher: bool) -> Iter
 
 def augmented(images: Tensor) -> Tensor:
     """Padded by 4 and cropped at random, mirrored or not, the whole batch at once."""
-    count = len(images)
+    count, device = len(images), images.device
     padded = functional.pad(images, (4, 4, 4, 4))
-    rows = torch.randint(0, 9, (count, 1)) + torch.arange(32)
-    columns = torch.randint(0, 9, (count, 1)) + torch.arange(32)
-    columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
-    samples = torch.arange(count)
+    side = torch.arange(32, device=device)
+    rows = torch.randint(0, 9, (count, 1), device=device) + side
+    columns = torch.randint(0, 9, (count, 1), device=device) + side
+    columns = torch.where(torch.rand(count, 1, device=device) < 0.5, columns.flip(1), columns)
+    samples = torch.arange(count, device=device)
     turned = padded.permute(0, 2, 3, 1)
     return turned[samples[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
@@ -115,18 +128,21 @@ def augmented(images: Tensor) -> Tensor:
 class Turns:
     """Answers each number of steps on standard input with the seconds that they took."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         self._left = 0
         self._begun = (0.0, 0.0)
+        self._cuda = device == "cuda"
 
     def step_done(self) -> None:
         """Called before the first step and after each; waits for the next turn when one is over."""
         self._left -= 1
         if self._left > 0:
             return
+        if self._cuda:
+            torch.cuda.synchronize()  # between turns alone: within one, the host runs ahead of its device
         ended = (time.perf_counter(), time.process_time())
         spent = [now - before for now, before in zip(ended, self._begun, strict=True)]
-        print(json.dumps({"spent": spent, "peak_bytes": peak_bytes()}), flush=True)
+        print(json.dumps({"spent": spent, "peak_bytes": peak_bytes(cuda=self._cuda)}), flush=True)
         line = sys.stdin.readline()
         if not line:
             sys.exit()
@@ -171,14 +187,15 @@ def ours(arguments: argparse.Namespace, turns: Turns, *, cached: bool, scratch: 
         source="npz", path=arguments.data.absolute(), normalize="imagenet", augment=("random_crop", "flip"), views=views
     )
     data = source.load(Path())
+    device = torch.device(arguments.device)
+    data.train.settle(device)
     teacher = None
     if cached:
-        frozen = network(56)
-        load_weights(frozen, arguments.weights)
-        teacher = Teacher(Artifact(model=frozen.eval(), blueprint=blueprint(56)), None, arguments.stored or scratch)
+        artifact = Artifact(model=teacher_of(arguments), blueprint=blueprint(arguments.teacher, arguments.classes))
+        teacher = Teacher(artifact, None, arguments.stored or scratch)
     context = Context(
-        device=torch.device("cpu"),
-        precision="bf16" if has_bf16() else "fp32",
+        device=device,
+        precision="bf16" if mixes(arguments) else "fp32",
         data=data,
         task=Classification(),
         step="01-epoch",
@@ -194,27 +211,30 @@ def ours(arguments: argparse.Namespace, turns: Turns, *, cached: bool, scratch: 
     settings: dict[str, Any] = {"epochs": EPOCHS, "learning_rate": RATE, "max_gradient_norm": LONGEST}
     if cached:
         training = DistillationTraining.model_validate({"knowledge": ["kd"], **settings})
-        learn(network(20), training, blueprint(20), context, name="epoch")
+        student = blueprint(arguments.student, arguments.classes)
+        learn(student_of(arguments), training, student, context, name="epoch")
     else:
-        fit(network(20), TaskObjective(context), Schedule(**settings), context, name="epoch")
+        fit(student_of(arguments), TaskObjective(context), Schedule(**settings), context, name="epoch")
 
 
 def worker(arguments: argparse.Namespace) -> None:
     """One variant, until the input ends."""
     torch.set_num_threads(arguments.threads)
-    turns = Turns()
+    turns = Turns(arguments.device)
     if arguments.worker.startswith("ours"):
         with tempfile.TemporaryDirectory() as scratch:
             ours(arguments, turns, cached=arguments.worker.endswith("cached"), scratch=Path(scratch))
         return
-    bf16 = has_bf16() and "float32" not in arguments.worker
+    bf16 = mixes(arguments) and "float32" not in arguments.worker
     turns.step_done()
     for _ in by_hand(arguments, bf16=bf16, teacher=arguments.worker.startswith("live")):
         turns.step_done()
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
+def peak_bytes(*, cuda: bool) -> int:
+    """The most memory that this process has held so far; on a GPU, what its tensors took there."""
+    if cuda:
+        return torch.cuda.max_memory_allocated()
     line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
@@ -222,10 +242,11 @@ def peak_bytes() -> int:
 class Variant:
     """A worker's process, which stands still between its turns."""
 
-    def __init__(self, name: str, data: Path) -> None:
+    def __init__(self, name: str, *options: str) -> None:
+        """`options` come behind those of this process, and go before them."""
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, *sys.argv, "--worker", name, "--data", str(data)],
+            [sys.executable, *sys.argv, "--worker", name, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -306,7 +327,11 @@ def main() -> None:
     """Time the variants in turns and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of train.npz and test.npz")
-    parser.add_argument("--weights", type=Path, required=True, help="ResNet-56, shortcut pad")
+    parser.add_argument("--weights", type=Path, help="of the teacher, shortcut pad; without, its first ones")
+    parser.add_argument("--teacher", type=int, default=56, help="depth of a CIFAR ResNet")
+    parser.add_argument("--student", type=int, default=20, help="likewise")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, default=12, help="a turn's steps")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
@@ -322,12 +347,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         data = arguments.data if arguments.samples is None else shortened(arguments, Path(scratch))
-        variants = [Variant(name, data) for name in arguments.variants.split(",")]
+        variants = [Variant(name, "--data", str(data)) for name in arguments.variants.split(",")]
         found = measured(variants, arguments, lambda line: print(line, file=sys.stderr, flush=True))
         for variant in variants:
             variant.end()
     about = {
-        "steps": arguments.steps, "rounds": arguments.rounds, "threads": arguments.threads, "bf16": has_bf16(),
+        "steps": arguments.steps, "rounds": arguments.rounds, "threads": arguments.threads, "bf16": mixes(arguments),
         "machine": machine_facts().cpu_model, "torch": torch.__version__,
     }  # fmt: skip
     print(json.dumps(found | about, indent=1))

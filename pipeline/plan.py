@@ -118,8 +118,8 @@ class Plan:
             self.data.train.settle(self.device)
             return
         progress.say(
-            f"data: {self.data.train.nbytes / 1e9:.1f} GB of training samples are more than {RESIDENT_SHARE:.0%} of the "
-            f"{free / 1e9:.1f} GB free on the GPU, so each batch is copied there"
+            f"data: {self.data.train.nbytes / 1e9:.1f} GB of training samples are more than {RESIDENT_SHARE:.0%} of "
+            f"the {free / 1e9:.1f} GB free on the GPU, so each batch is copied there"
         )
 
     @cached_property
