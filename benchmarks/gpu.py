@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: go through the same rows there")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print(json.dumps({pair: "not measured: torch sees no GPU here" for pair in arguments.pairs}, indent=1))
+        print(json.dumps(dict.fromkeys(arguments.pairs, "not measured: torch sees no GPU here"), indent=1))
         return
     with tempfile.TemporaryDirectory() as folder:
         random_images(Path(folder), arguments.images)

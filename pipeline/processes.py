@@ -17,12 +17,16 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
+import torch.distributed
 from pydantic import JsonValue
 from torch import Tensor
 
 from .errors import LostProcessError, MissingDependency, PotstillError
 
 Made = TypeVar("Made")
+
+dist: Any = torch.distributed
+"""Torch leaves its types open."""
 
 WAITING = timedelta(days=30)
 """How long the others wait for what the main process does alone, such as measuring. A death is noticed at once."""
@@ -108,8 +112,6 @@ class Processes:
         """What each process gives, in their order."""
         if not self.together:
             return [value]
-        import torch.distributed as dist
-
         mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
         with self._heard():
@@ -117,12 +119,10 @@ class Processes:
             longest = max(int(size) for size in sizes)
             rows = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.count)]
             dist.all_gather(rows, torch.nn.functional.pad(mine, (0, longest - len(mine))), group=self._control)
-        return [json.loads(bytes(row[: int(size)].tolist())) for row, size in zip(rows, sizes, strict=True)]
+        return [json.loads(_bytes(row[: int(size)])) for row, size in zip(rows, sizes, strict=True)]
 
     def gathered(self, rows: Tensor) -> Tensor:
         """The rows (B / count, …) of all processes, in their order: (B, …)."""
-        import torch.distributed as dist
-
         # Images stay in channels-last order, in which they come.
         turned = rows.ndim == 4 and not rows.is_contiguous() and rows.is_contiguous(memory_format=torch.channels_last)
         mine = (rows.permute(0, 2, 3, 1) if turned else rows).contiguous()
@@ -139,8 +139,6 @@ class Processes:
 
     def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor's sum over the processes."""
-        import torch.distributed as dist
-
         found: dict[int, Tensor] = {}
         # All of one type pass at once: one exchange costs more than the bytes of most weights.
         for dtype in {tensor.dtype: None for tensor in tensors}:
@@ -149,14 +147,12 @@ class Processes:
             with self._heard():
                 dist.all_reduce(flat)
             sizes = [tensors[place].numel() for place in places]
-            for place, part in zip(places, flat.split(sizes), strict=True):
+            for place, part in zip(places, torch.split(flat, sizes), strict=True):
                 found[place] = part.view(tensors[place].shape)
         return [found[place] for place in range(len(tensors))]
 
     def largest(self, values: Tensor) -> Tensor:
         """Each value's largest over the processes."""
-        import torch.distributed as dist
-
         most = values.clone()
         with self._heard():
             dist.all_reduce(most, op=dist.ReduceOp.MAX)
@@ -167,21 +163,17 @@ class Processes:
         """Bring the main process's values into the tensors of all, in place."""
         if not self.together:
             return
-        import torch.distributed as dist
-
         for dtype in {tensor.dtype: None for tensor in tensors}:
             chosen = [tensor for tensor in tensors if tensor.dtype == dtype]
             # Neither gloo nor NCCL sends every type; bytes they all send.
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in chosen]).view(torch.uint8)
             with self._heard():
                 dist.broadcast(flat, 0)
-            parts = flat.view(dtype).split([tensor.numel() for tensor in chosen])
+            parts = torch.split(flat.view(dtype), [tensor.numel() for tensor in chosen])
             for tensor, part in zip(chosen, parts, strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
     def _passed_on(self, content: bytes) -> bytes:
-        import torch.distributed as dist
-
         size = torch.tensor([len(content)])
         with self._heard():
             dist.broadcast(size, 0, group=self._control)
@@ -189,7 +181,7 @@ class Processes:
             if self.main:
                 passed = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             dist.broadcast(passed, 0, group=self._control)
-        return bytes(passed.tolist())
+        return _bytes(passed)
 
     @contextmanager
     def _alone(self) -> Generator[None]:
@@ -222,16 +214,18 @@ class Processes:
 
     def begin(self) -> None:
         """Get to know the others, once torch's process group stands."""
-        import torch.distributed as dist
-
         with self._heard():
             # Of its own, on the CPU: a GPU would wait for the main process's measurements at full load.
             self._control = dist.new_group(backend="gloo", timeout=WAITING)
-        me = {"rank": self.rank, "pid": os.getpid(), "host": socket.gethostname()}
+        me: JsonValue = {"rank": self.rank, "pid": os.getpid(), "host": socket.gethostname()}
         self._members = tuple(_Member(**each) for each in self.each(me))
 
 
 ALONE = Processes()
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.numpy().tobytes()
 
 
 @contextmanager
@@ -257,15 +251,13 @@ def joined() -> Generator[Processes]:
         if not processes.main:
             raise SystemExit(128 + signal.SIGINT) from interrupt
         raise
-    import torch.distributed as dist
-
     dist.destroy_process_group()
 
 
 def _started() -> Processes:
     """Accelerate chooses the backend and the device from what `torchrun` left in the environment."""
     try:
-        from accelerate import PartialState
+        from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         if os.environ.get("RANK", "0") != "0":
             raise SystemExit(MissingDependency.exit_code) from error  # one of them says it
@@ -273,7 +265,7 @@ def _started() -> Processes:
             f"several processes (WORLD_SIZE is {os.environ['WORLD_SIZE']}) need accelerate: "
             "pip install 'potstill[parallel]'; or start one process, without torchrun"
         ) from error
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state: Any = PartialState(cpu=not torch.cuda.is_available())
     processes = Processes(state.process_index, state.num_processes)
     processes.begin()
     return processes
@@ -295,8 +287,6 @@ def _terminated_by_others(processes: Processes) -> Generator[None]:
 
 def _has_the_last_word(processes: Processes, error: PotstillError) -> bool:
     """Whether this process is to say what went wrong: the main one always, others where the main one does not."""
-    import torch.distributed as dist
-
     # What starts the processes may start them again, beside the same store.
     key = f"potstill: the main process has failed {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     seconds = timedelta(seconds=LAST_WORD_SECONDS)

@@ -31,12 +31,12 @@ def shared_outputs(
     model: nn.Module, inputs: Mapping[str, Tensor], taps: Collection[str], processes: Processes
 ) -> Outputs:
     """`outputs_of` a whole batch, of which every process runs its rows; the batch must divide evenly among them."""
-    rows = tuple(cast(Tensor, _Rows.apply(processes, tensor)) for tensor in inputs.values())
+    rows = tuple(_one(_Rows, processes, tensor) for tensor in inputs.values())
     with Taps(model, taps) as found, _region(processes, len(rows[0])):
         logits = _with_shared_gradients(model, processes)(*rows)
 
     def whole(tensor: Tensor) -> Tensor:
-        return cast(Tensor, _Whole.apply(processes, tensor.float()))
+        return _one(_Whole, processes, tensor.float())
 
     maps = {tap: found.tensors[tap] for tap in sorted(found.tensors)}
     return Outputs(whole(logits), {tap: whole(tensor) for tap, tensor in maps.items()}, found.edges, whole)
@@ -61,9 +61,17 @@ def _with_shared_gradients(model: nn.Module, processes: Processes) -> Callable[.
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     if not trained or not torch.is_grad_enabled():
         return model
-    inside = cast("tuple[Tensor, ...]", _Inside.apply(processes, *trained.values()))
+    inside = _several(_Inside, processes, *trained.values())
     copies = dict(zip(trained, inside, strict=True))
     return lambda *rows: cast(Tensor, functional_call(model, copies, rows))
+
+
+def _one(function: type[torch.autograd.Function], processes: Processes, tensor: Tensor) -> Tensor:
+    return cast(Any, function).apply(processes, tensor)
+
+
+def _several(function: type[torch.autograd.Function], processes: Processes, *tensors: Tensor) -> tuple[Tensor, ...]:
+    return cast(Any, function).apply(processes, *tensors)
 
 
 class _Whole(torch.autograd.Function):
@@ -76,7 +84,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, _Rows.apply(ctx.processes, gradients[0])
+        return None, _one(_Rows, ctx.processes, gradients[0])
 
 
 class _Rows(torch.autograd.Function):
@@ -89,7 +97,7 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, _Whole.apply(ctx.processes, gradients[0])
+        return None, _one(_Whole, ctx.processes, gradients[0])
 
 
 class _Inside(torch.autograd.Function):
@@ -105,7 +113,7 @@ class _Inside(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         # What the network did not use has no gradient, in any process.
         used = [gradient for gradient in gradients if gradient is not None]
-        sums = iter(cast("tuple[Tensor, ...]", _Summed.apply(ctx.processes, *used)) if used else ())
+        sums = iter(_several(_Summed, ctx.processes, *used) if used else ())
         return None, *(None if gradient is None else next(sums) for gradient in gradients)
 
 
@@ -119,7 +127,7 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, *cast("tuple[Tensor, ...]", _Inside.apply(ctx.processes, *gradients))
+        return None, *_several(_Inside, ctx.processes, *gradients)
 
 
 @contextmanager
@@ -167,7 +175,7 @@ class _Region(TorchFunctionMode):
         axes = [0, *range(2, values.ndim)]
         variance, mean = torch.var_mean(values.float(), axes, correction=0)
         # As many rows in each process: the whole's variance is the mean variance and that of the means.
-        all_own = cast(Tensor, _Whole.apply(self.processes, torch.stack([mean, variance])[None]))
+        all_own = _one(_Whole, self.processes, torch.stack([mean, variance])[None])
         means, variances = all_own.unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
@@ -176,7 +184,7 @@ class _Region(TorchFunctionMode):
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                 running_var.lerp_((variance * (count / max(count - 1, 1))).to(running_var.dtype), momentum)
-        mean, variance = cast("tuple[Tensor, ...]", _Inside.apply(self.processes, mean, variance))
+        mean, variance = _several(_Inside, self.processes, mean, variance)
         scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
         shift = -mean * scale if bias is None else bias - mean * scale
         along = (1, -1, *(1,) * (values.ndim - 2))

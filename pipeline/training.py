@@ -309,9 +309,10 @@ class _Training:
         if not self._pending:
             return loss
         # One wait for the device, however many steps and terms there are.
-        found = iter(torch.stack([term for terms in self._pending for term in terms.values()]).tolist())
+        found = torch.stack([term for terms in self._pending for term in terms.values()]).cpu().unbind()
+        numbers = map(float, found)
         for offset, terms in enumerate(self._pending):
-            values = {key: next(found) for key in terms}
+            values = {key: next(numbers) for key in terms}
             loss = sum(values.values())
             if not math.isfinite(loss):
                 raise self._not_finite(first + offset, values)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from potstill.pipeline.errors import TrainingError
 from potstill.pipeline.journal import CurvePoint
-from potstill.pipeline.processes import ALONE, Processes, joined
+from potstill.pipeline.processes import ALONE, Processes, dist, joined
 from potstill.pipeline.training import Schedule, TaskObjective, fit
 from tests.support.command_line import command
 from tests.support.shared_trainings import ABOUT_ALIKE, TRAININGS, apart, context_of, network, train_until_one_dies
@@ -34,7 +34,7 @@ class Ended(NamedTuple):
 
 def pair(*arguments: str | Path) -> tuple[Ended, Ended]:
     """Two processes that know of each other, as `torchrun` starts them: the main one, and the other."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     known = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.blueprint import Blueprint
-from potstill.pipeline.data import Batch, Dataset
+from potstill.pipeline.data import Batch, Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.processes import ALONE, Processes
-from potstill.pipeline.sources.npz import Npz
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import Moment, Schedule, TaskObjective, fit, state_of
 from potstill.stages.knowledge.objective import DistillationTraining, learn
@@ -29,10 +28,10 @@ ABOUT_ALIKE = 1e-3
 """How far trained weights may be apart, relative to how far they moved: one process's sums in another order, too."""
 
 
-class Stripes(Npz, frozen=True):
+class Stripes(DataSource):
     """Noisy images whose class is the quarter that is bright."""
 
-    path: Path = Path()
+    source: Literal["stripes"] = "stripes"
 
     def read(self, directory: Path) -> Reading:
         """96 samples to train on, 26 to test on."""
@@ -50,7 +49,7 @@ class Stripes(Npz, frozen=True):
 
 def stripes() -> Dataset:
     """Cropped anew in each of two views; 30 samples are held out."""
-    return Stripes(batch_size=16, validation=30, augment=("random_crop",), views=2, source="npz").load(Path())
+    return Stripes(batch_size=16, validation=30, augment=("random_crop",), views=2).load(Path())
 
 
 def network(data: Dataset, seed: int, width: int) -> Artifact:
