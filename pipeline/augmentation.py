@@ -13,6 +13,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from .random_regions import random_regions, resized_regions
 from .seeding import generator
@@ -39,6 +40,10 @@ class AnyDraws(Protocol):
 
     def at(self, index: Tensor) -> Self:
         """The draws of some samples."""
+        ...
+
+    def on(self, device: torch.device) -> Self:
+        """The same on a device."""
         ...
 
     def applied(self, inputs: dict[str, Tensor], kinds: Collection[str]) -> dict[str, Tensor]:
@@ -77,6 +82,11 @@ class Draws:
         """Every image input (B, C, H, W) changed alike, sample by sample; other inputs as they are."""
         return augmented(inputs, kinds, self)
 
+    def on(self, device: torch.device) -> "Draws":
+        """The same on a device."""
+        regions = None if self.regions is None else self.regions.to(device)
+        return Draws(self.offsets.to(device), self.flipped.to(device), regions, self.crop)
+
 
 def augmented(inputs: dict[str, Tensor], kinds: Collection[str], draws: Draws) -> dict[str, Tensor]:
     """Every image input (B, C, H, W) changed alike, sample by sample; other inputs as they are."""
@@ -87,6 +97,8 @@ def augmented(inputs: dict[str, Tensor], kinds: Collection[str], draws: Draws) -
             name: resized_regions(tensor, draws.regions, draws.crop) if tensor.ndim == 4 else tensor
             for name, tensor in inputs.items()
         }
+    if draws.flipped.device.type != "cpu":
+        return {name: augmented_on_device(x, kinds, draws) if x.ndim == 4 else x for name, x in inputs.items()}
     # NumPy copies views of images 5 times faster than torch does: 0.3 against 1.6 ms for 128 images of 3x32x32.
     images = {name: tensor.numpy() for name, tensor in inputs.items() if tensor.ndim == 4}
     if "random_crop" in kinds:
@@ -106,6 +118,20 @@ def centred(inputs: dict[str, Tensor], crop: int | None) -> dict[str, Tensor]:
 def _middle(images: Tensor, crop: int) -> Tensor:
     top, left = ((length - crop) // 2 for length in images.shape[2:])
     return images[:, :, top : top + crop, left : left + crop].contiguous()
+
+
+def augmented_on_device(images: Tensor, kinds: Collection[str], draws: Draws) -> Tensor:
+    """What `_cropped` and `_flipped` do, in one indexing on the images' device; channels last in memory."""
+    count, _, height, width = images.shape
+    rows = torch.arange(height, device=images.device).expand(count, -1)
+    columns = torch.arange(width, device=images.device).expand(count, -1)
+    if "flip" in kinds:
+        columns = torch.where(draws.flipped[:, None], columns.flip(1), columns)
+    if "random_crop" in kinds:
+        images = functional.pad(images, (CROP_PADDING,) * 4)
+        rows, columns = rows + draws.offsets[0][:, None], columns + draws.offsets[1][:, None]
+    samples = torch.arange(count, device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[samples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _cropped(images: Array, offsets: Array) -> Array:

@@ -15,6 +15,7 @@ from .errors import PotstillError, UsageError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from .processes import Processes
     from .profile_files import Request
     from .progress import PlainProgress, RichProgress
 
@@ -109,20 +110,33 @@ def run(
     \b
     potstill run configs/digits.yaml
     potstill run digits --set stages.distill.epochs=3 --until distill
+    torchrun --nproc-per-node 2 -m potstill.pipeline run digits
     """
     from .recipe import load_recipe, recipe_file
 
-    file = recipe_file(recipe)
-    loaded = load_recipe(file, changes)
-    target = folder or runs_dir / loaded.name
+    with _joined() as processes:
+        file = processes.first_in_main(lambda: recipe_file(recipe))
+        loaded = processes.first_in_main(lambda: load_recipe(file, changes))
+        target = folder or runs_dir / loaded.name
+        if not processes.main:
+            from .following import follow
 
-    from .runner import run as run_recipe
+            follow(loaded, directory=file.parent.resolve(), folder=target, processes=processes, until=until)
+            return
+        from .runner import run as run_recipe
+
+        with _progress() as progress:
+            report = run_recipe(
+                loaded,
+                directory=file.parent.resolve(),
+                folder=target,
+                progress=progress,
+                fresh=fresh,
+                until=until,
+                processes=processes,
+            )
     from .views.terminal import print_report
 
-    with _progress() as progress:
-        report = run_recipe(
-            loaded, directory=file.parent.resolve(), folder=target, progress=progress, fresh=fresh, until=until
-        )
     print_report(report)
     typer.echo(f"report: {target / 'report.html'}")
     missed = [goal for goal in report.goals if not goal.met]
@@ -471,6 +485,13 @@ def _schema_text() -> str:
     from .recipe_schema import json_schema
 
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _joined() -> "AbstractContextManager[Processes]":
+    """The processes that `torchrun` started together with this one; a process by itself imports nothing for it."""
+    from .processes import joined
+
+    return joined()
 
 
 def _progress() -> "AbstractContextManager[PlainProgress | RichProgress]":

@@ -79,7 +79,8 @@ class Split:
         self._augment = augment
         self._draws_of = draws or partial(Draws.of, kinds=augment, crop=crop)
         self._lengths = lengths_of(inputs, "the samples")
-        self._draws: tuple[View, AnyDraws] | None = None
+        self._draws: dict[torch.device, tuple[View, AnyDraws]] = {}
+        self._resident: tuple[dict[str, Tensor], Tensor] | None = None
         self._strong_draws: tuple[View, StrongDraws] | None = None
 
     def __len__(self) -> int:
@@ -116,15 +117,31 @@ class Split:
         """By the names of the inputs that have one."""
         return dict(self._normalizations)
 
+    def settle(self, device: torch.device) -> None:
+        """Keep the samples on a device, too, as they were read: batches are then made there, without a copy a step."""
+        if device.type == "cpu":
+            return
+        self._resident = {name: tensor.to(device) for name, tensor in self._inputs.items()}, self.target.to(device)
+
+    @property
+    def nbytes(self) -> int:
+        """What the samples take as they were read."""
+        return sum(tensor.nbytes for tensor in (*self._inputs.values(), self.target))
+
     def batch(self, index: Tensor, *, view: View | None = None) -> Batch:
-        """The samples at `index`, as they look in a view; without one, or without augmentation, as they were read."""
-        return Batch(self._normalized(self._seen(index, view)), self.target[index], index, view)
+        """The samples at `index`, as they look in a view; without one, or without augmentation, as they were read.
+
+        `index` is on the CPU; the batch's tensors are where the split has settled.
+        """
+        inputs, target = self._resident or (self._inputs, self.target)
+        there = moved(index, target.device)
+        return Batch(self._normalized(self._seen(inputs, index, there, view)), target[there], index, view)
 
     def strong(self, batch: Batch) -> Batch:
         """The same samples and view, changed further by strong augmentation. DataError where no input is an image."""
         view = batch.view or View(0, 0)
         index = batch.index.cpu()
-        inputs = self._seen(index, batch.view)
+        inputs = self._seen(self._inputs, index, index, batch.view)
         if not any(tensor.ndim == 4 for tensor in inputs.values()):
             raise DataError("a second, strongly augmented view needs images (C, H, W), and no input is one")
         if self._strong_draws is None or self._strong_draws[0] != view:
@@ -153,16 +170,22 @@ class Split:
         digest.update(repr((sorted(self._normalizations.items()), self._augment, *seen)).encode())
         return digest.hexdigest()
 
-    def _seen(self, index: Tensor, view: View | None) -> dict[str, Tensor]:
-        inputs = self._cut({name: tensor.index_select(0, index) for name, tensor in self._inputs.items()}, index)
+    def _seen(self, inputs: dict[str, Tensor], index: Tensor, there: Tensor, view: View | None) -> dict[str, Tensor]:
+        """Of all samples those at `index`, which is `there` on the device of the samples."""
+        seen = self._cut({name: tensor.index_select(0, there) for name, tensor in inputs.items()}, index)
         if view is None or not self._augment:
-            return centred(inputs, self._crop)
-        if self._draws is None or self._draws[0] != view:
-            self._draws = (view, self._draws_of(view, len(self)))
-        return self._draws[1].at(index).applied(inputs, self._augment)
+            return centred(seen, self._crop)
+        return self._drawn(view, there.device).at(there).applied(seen, self._augment)
 
     def _cut(self, inputs: dict[str, Tensor], which: Tensor | slice) -> dict[str, Tensor]:
         return inputs if self._lengths is None else cut(inputs, int(self._lengths[which].max()))
+
+    def _drawn(self, view: View, device: torch.device) -> AnyDraws:
+        """How the view changes every sample; drawn once for all of its batches."""
+        known = self._draws.get(device)
+        if known is None or known[0] != view:
+            known = self._draws[device] = (view, self._draws_of(view, len(self)).on(device))
+        return known[1]
 
     @cached_property
     def _ranges(self) -> dict[str, tuple[float, float]]:
@@ -412,6 +435,13 @@ def whole_groups(groups: Tensor, count: int) -> tuple[Tensor, Tensor]:
             break
         chosen |= groups == int(found[position])
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU does not wait for it, as it does for memory that the system may move."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def sources() -> dict[str, type[DataSource]]:

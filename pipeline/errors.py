@@ -10,6 +10,7 @@ PotstillError                 exit code 1
 ├── CacheError                stored outputs of the teacher that are not what they should be, or too many
 ├── ArtifactError             a saved artifact that does not come back as it was
 ├── RunFolderError            a run folder that is locked, not writable or from a newer version
+├── LostProcessError          another of the processes that work on a run has ended
 ├── StageError                a stage that cannot do what it was asked
 │   └── TrainingError         a training that went wrong, such as a loss that is not finite
 └── ExportError               a model that cannot be exported or an engine that cannot be built
@@ -66,6 +67,10 @@ class ArtifactError(PotstillError):
 
 class RunFolderError(PotstillError):
     """A run folder that cannot be used: locked, not writable, damaged or written by a newer version."""
+
+
+class LostProcessError(PotstillError):
+    """Another of the processes that work on a run together has ended."""
 
 
 class StageError(PotstillError):

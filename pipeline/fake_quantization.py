@@ -28,6 +28,7 @@ from .quantization import (
 )
 from .quiet import quiet
 from .rounding import in_memory_order, rounded
+from .sharding import extremes
 from .taps import INPUT, Marked, path_of
 
 # torchao says at import which GPU kernels it could not load, and that torch changed under it: neither is used here.
@@ -83,7 +84,7 @@ class ActivationQuantizer(FakeQuantizeBase):
         return self.scale, self.zero_point
 
     def _follow(self, values: Tensor) -> None:
-        low, high = (end.float() for end in torch.aminmax(in_memory_order(values)))
+        low, high = extremes(in_memory_order(values))
         # Zero is always on the grid: padding and ReLU produce it exactly.
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         # The plain mean of the first batches, then one that forgets.

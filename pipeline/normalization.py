@@ -1,6 +1,7 @@
 """Bringing pixels to zero mean and unit variance, channel by channel."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -26,10 +27,19 @@ class Normalization:
 
     def apply(self, samples: Tensor) -> Tensor:
         """Normalised float32 samples."""
-        shape = (1, len(self.scale), *(1,) * (samples.ndim - 2))
-        scale, shift = (torch.tensor(values).view(shape) for values in (self.scale, self.shift))
+        scale, shift = _constants(self, samples.ndim, samples.device)
         # A copy always: the multiplication is in place and must not reach the stored samples.
         return samples.to(torch.float32, copy=True).mul_(scale).add_(shift)
+
+
+@cache
+def _constants(normalization: Normalization, ndim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift to be broadcast over samples; kept, since a copy to a GPU in every step would make it wait."""
+    shape = (1, len(normalization.scale), *(1,) * (ndim - 2))
+    scale, shift = (
+        torch.tensor(each, device=device).view(shape) for each in (normalization.scale, normalization.shift)
+    )
+    return scale, shift
 
 
 def normalizations_of(inputs: dict[str, Tensor], normalize: Normalize, origin: str) -> dict[str, Normalization]:

@@ -20,6 +20,7 @@ from .fingerprints import code_fingerprint, fingerprint, sha256_of
 from .journal import Journal
 from .models import PythonModel, check_padding, check_runs, load_weights, own_weights, resolve, source_of
 from .networks.network import Network
+from .processes import ALONE, Processes
 from .processor import has_bf16
 from .progress import Progress
 from .recipe import Recipe, recipe_yaml
@@ -33,6 +34,9 @@ TEACHER = "teacher"
 
 PADDING_SAMPLES = 16
 """Of unequal length, to find out whether padding changes what a model says."""
+
+RESIDENT_SHARE = 0.25
+"""Of a GPU's free memory may hold training samples; the networks need the rest."""
 
 MODEL_CODE = (
     "stages",
@@ -57,6 +61,7 @@ MODEL_CODE = (
             "quantization",
             "random_regions",
             "seeding",
+            "sharding",
             "sound_augmentation",
             "sparsity",
             "strong_augmentation",
@@ -119,6 +124,19 @@ class Plan:
                 f"{self.recipe.teacher.model.model_dump(mode='json')}: its weights have no last layer for the classes; "
                 "begin `stages` with a `train` stage, which trains one, or take a model that was trained to classify"
             )
+
+    def settle(self, progress: Progress) -> None:
+        """Keep the training samples on the run's GPU, where they leave enough of its memory; else says so."""
+        if self.device.type != "cuda":
+            return
+        free, _ = torch.cuda.mem_get_info()
+        if self.data.train.nbytes <= RESIDENT_SHARE * free:
+            self.data.train.settle(self.device)
+            return
+        progress.say(
+            f"data: {self.data.train.nbytes / 1e9:.1f} GB of training samples are more than {RESIDENT_SHARE:.0%} of "
+            f"the {free / 1e9:.1f} GB free on the GPU, so each batch is copied there"
+        )
 
     @cached_property
     def teacher_model(self) -> Network | PythonModel:
@@ -216,6 +234,7 @@ class Plan:
         teacher: Teacher | None,
         artifacts: Mapping[str, Artifact],
         runs: Path | None = None,
+        processes: Processes = ALONE,
     ) -> Context:
         """What the step's stage is given; its seed derives from the run's and the step's name.
 
@@ -237,6 +256,7 @@ class Plan:
             bench=TargetBench(
                 self.recipe.targets[0], self.data, None if runs is None else runs / ".latency-table", progress
             ),
+            processes=processes,
         )
 
     @cached_property

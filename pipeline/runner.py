@@ -25,6 +25,7 @@ from .finished_run import Origin
 from .goals import judged
 from .journal import Journal
 from .plan import TEACHER, Plan, Step
+from .processes import ALONE, Processes
 from .progress import Progress
 from .recipe import Recipe
 from .report import Report, StepReport
@@ -42,15 +43,17 @@ def run(
     progress: Progress,
     fresh: bool = False,
     until: str | None = None,
+    processes: Processes = ALONE,
 ) -> Report:
     """Run a recipe, or go on with it where an earlier call in the same `folder` stopped.
 
     `directory` is the recipe's folder, where its relative paths start; `until` names the last step to make. What is
     there and was made from the same settings, data, teacher and code is reused. Ends with ``report.json``,
-    ``report.md`` and ``report.html`` in the folder.
+    ``report.md`` and ``report.html`` in the folder. Of several `processes`, the main one calls this, and the others
+    `following.follow`.
     """
     with RunFolder.open(folder, fresh=fresh) as files:
-        return _Run(recipe, directory, files, progress).finish(until)
+        return _Run(recipe, directory, files, progress, processes).finish(until)
 
 
 @dataclass
@@ -81,13 +84,17 @@ class _Clock:
 class _Run:
     """One call of `run`: what it holds on to from the first step to the report."""
 
-    def __init__(self, recipe: Recipe, directory: Path, files: RunFolder, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Recipe, directory: Path, files: RunFolder, progress: Progress, processes: Processes
+    ) -> None:
         self._clock = _Clock()
         self._began = datetime.now(UTC)
         self._recipe = recipe
         self._files = files
         self._progress = progress
-        self._plan = Plan.of(recipe, directory)
+        self._processes = processes
+        self._plan = processes.first_in_main(lambda: Plan.of(recipe, directory))
+        self._plan.settle(progress)
         self._data: Dataset = self._plan.data
         self._engines = RunEngines(self._plan, files, progress, self._clock.counting)
         self._teacher: Teacher | None = None
@@ -120,6 +127,8 @@ class _Run:
         found = self._files.state(part, step.fingerprint)
         if isinstance(found, Reuse):
             self._progress.say(f"{step.folder}: reused")
+            self._processes.told(lambda: None)
+            self._processes.told(lambda: str(found.path))
             return Finished.load(step, found.path)
         if found.reason:
             self._progress.say(f"{step.folder}: {found.reason}")
@@ -138,14 +147,19 @@ class _Run:
                     self._teacher,
                     dict(self._artifacts),
                     runs=self._files.path.parent,
+                    processes=self._processes,
                 )
+                self._processes.told(lambda: str(checkpoints))
                 made = step.stage.run(artifact, context)
+            else:
+                self._processes.told(lambda: None)
             made = replace(made, lineage=(*artifact.lineage, step.name))
             seconds = time.monotonic() - begun
         with self._files.writing(part, step.fingerprint) as folder:
             made.save(folder, self._data.example())
             story = {"seconds": seconds, "journal": journal.model_dump(mode="json")}
             (folder / "journal.json").write_text(json.dumps(story, indent=1))
+        self._processes.told(lambda: str(self._files.path / part))
         self._files.discard_checkpoints(step.folder)
         return Finished(step, made, journal, reused=False, seconds=seconds)
 

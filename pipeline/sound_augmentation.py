@@ -58,6 +58,11 @@ class SoundDraws:
         shift, volume, snr = self.shift[index], self.volume[index], self.snr[index]
         return SoundDraws(shift, volume, snr, self.masks[:, index], self.noise_start[index], self.noise)
 
+    def on(self, device: torch.device) -> "SoundDraws":
+        """The same on a device."""
+        drawn = (self.shift, self.volume, self.snr, self.masks, self.noise_start, self.noise)
+        return SoundDraws(*(each.to(device) for each in drawn))
+
     def applied(self, inputs: dict[str, Tensor], kinds: Collection[str]) -> dict[str, Tensor]:
         """Every input, a waveform (B, samples), changed alike; in float32 and the same unit as before."""
         return {name: self._changed(clips.float(), kinds) for name, clips in inputs.items()}

@@ -1,7 +1,7 @@
 """Reading what flows through a network while it runs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, cast
@@ -98,6 +98,8 @@ class Outputs:
     """By tap: feature maps (B, C, H, W), tokens (B, N, D), vectors (B, D), or attention (B, heads, N, N)."""
     edges: Mapping[str, GradientEdge] = field(default_factory=dict[str, GradientEdge])
     """By tap, where the map stood in the graph; none for a network that ran without gradients."""
+    whole: Callable[[Tensor], Tensor] | None = None
+    """Where several processes ran the network: makes what belongs to this one's rows that of the whole batch."""
 
     def gradient(self, score: Tensor, tap: str) -> Tensor:
         """The derivative of a scalar of the logits by the map at a tap, itself differentiable.
@@ -105,7 +107,7 @@ class Outputs:
         The maps are copies that the logits do not depend on; this is the derivative by what the network went on with.
         """
         (found,) = torch.autograd.grad(score, [self.edges[tap]], create_graph=True)
-        return found.float()
+        return found.float() if self.whole is None else self.whole(found)
 
 
 def outputs_of(model: nn.Module, inputs: Mapping[str, Tensor], taps: Collection[str] = ()) -> Outputs:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from .artifact import Artifact
 from .augmentation import View
-from .data import Batch
+from .data import Batch, moved
 from .errors import CacheError
 from .fingerprints import code_fingerprint
-from .taps import Outputs, outputs_of
+from .taps import Outputs
 from .teacher_cache import LOGITS, CacheSettings, Counts, TeacherCache
 from .training import TrainingContext, move, state_of
 
@@ -74,8 +74,8 @@ class Teacher:
         rows = self._opened_cache(context).rows(
             names, number, batch.index.cpu(), lambda: self._whole_view(batch.view, taps, context)
         )
-        moved = {name: tensor.to(context.device) for name, tensor in rows.items()}
-        return Outputs(moved.pop(LOGITS), moved)
+        there = {name: moved(tensor, context.device) for name, tensor in rows.items()}
+        return Outputs(there.pop(LOGITS), there)
 
     def logits(self, batch: Batch, context: TrainingContext) -> Tensor:
         """The teacher's logits for a training batch on the device, shape (B, classes), in float32."""
@@ -84,8 +84,7 @@ class Teacher:
     @torch.no_grad()
     def live_outputs(self, batch: Batch, taps: Collection[str], context: TrainingContext) -> Outputs:
         """The same from a forward of just now, whatever is stored."""
-        with context.autocast():
-            return outputs_of(self.model(context), batch.inputs, taps)
+        return context.outputs(self.model(context), batch.inputs, taps)
 
     def usage(self) -> Counts:
         """How often stored outputs served since this was last asked."""
@@ -114,7 +113,9 @@ class Teacher:
                 "dtype": self._settings.dtype,
                 "top_k": self._settings.top_k,
             }
-            self._cache = TeacherCache(self._settings, self._folder, key, len(context.data.train))
+            self._cache = TeacherCache(
+                self._settings, self._folder, key, len(context.data.train), processes=context.processes
+            )
         return self._cache
 
     def _whole_view(

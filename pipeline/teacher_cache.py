@@ -24,6 +24,7 @@ from torch import Tensor
 from .errors import CacheError
 from .files import sync_folder, write_atomically
 from .fingerprints import fingerprint, sha256_of
+from .processes import ALONE, Processes
 
 LOGITS = "logits"
 CHECKED = 8
@@ -76,6 +77,8 @@ class TeacherCache:
     """Everything that an output depends on but sample and view."""
     num_samples: int
     counts: Counts = field(default_factory=Counts)
+    processes: Processes = ALONE
+    """All ask for the same outputs at the same time; the main one writes them, and all read its files."""
     _views: dict[tuple[str, int], Array] = field(default_factory=dict[tuple[str, int], Array])
 
     def rows(self, names: Iterable[str], view: int, index: Tensor, compute: Compute) -> dict[str, Tensor]:
@@ -97,20 +100,38 @@ class TeacherCache:
         return sum(array.nbytes for array in self._views.values())
 
     def _provide(self, wanted: set[str], view: int, compute: Compute) -> None:
-        found = {part: self._opened(part, view) for part in wanted}
-        stored = {part: array for part, array in found.items() if array is not None}
-        if len(stored) == len(wanted):
-            self._check(stored, view, compute)
+        stored = self._all_opened(wanted, view)
+        # Another run may write the files just now: all go by what the main process saw.
+        if self.processes.told(lambda: stored is not None):
+            self._check(self._seen(stored, view), view, compute)
         else:
             stored = self._computed(wanted, view, compute)
-        for part, array in stored.items():
+            self.processes.wait()
+        for part, array in self._seen(stored or self._all_opened(wanted, view), view).items():
             self._views[part, view] = array
 
-    def _computed(self, wanted: set[str], view: int, compute: Compute) -> dict[str, Array]:
+    def _all_opened(self, wanted: set[str], view: int) -> dict[str, Array] | None:
+        found = {part: self._opened(part, view) for part in sorted(wanted)}
+        stored = {part: array for part, array in found.items() if array is not None}
+        return stored if len(stored) == len(wanted) else None
+
+    def _seen(self, stored: dict[str, Array] | None, view: int) -> dict[str, Array]:
+        if stored is None:
+            raise CacheError(
+                f"{self._file(LOGITS, view).parent}: process {self.processes.rank} does not see what the main process "
+                "stored there. Mend: give `teacher.cache.path` a folder that all processes see"
+            )
+        return stored
+
+    def _computed(self, wanted: set[str], view: int, compute: Compute) -> dict[str, Array] | None:
+        """The whole view, stored; None in a process that takes part in the computing and does not write."""
         whole: dict[str, Array] = {}
+        writes = self.folder is None or self.processes.main
         filled = 0
         for outputs in compute():
             block = {part: array for part, array in self._split(outputs).items() if part in wanted}
+            if not writes:
+                continue
             if not whole:
                 self._make_room(sum(array[0].nbytes for array in block.values()) * self.num_samples)
                 whole = {part: self._empty(part, view, array) for part, array in block.items()}
@@ -118,7 +139,7 @@ class TeacherCache:
                 whole[part][filled : filled + len(array)] = array
             filled += len(next(iter(block.values())))
         self.counts.computed += self.num_samples
-        return {part: self._finished(part, view, array) for part, array in whole.items()}
+        return {part: self._finished(part, view, array) for part, array in whole.items()} if writes else None
 
     def _empty(self, part: str, view: int, like: Array) -> Array:
         """Room for a whole view: in memory, or in a file that has not its name yet."""

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -11,12 +12,15 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from .data import Batch, Dataset, Split
+from .data import Batch, Dataset, Split, moved
 from .errors import TrainingError
 from .files import write_atomically
 from .journal import CurvePoint, Journal
+from .processes import ALONE, Processes
 from .progress import Progress
 from .seeding import derive, generator, seed_global
+from .sharding import divides, shared_outputs
+from .taps import Outputs, outputs_of
 from .task import Task
 
 Precision = Literal["fp32", "bf16"]
@@ -89,6 +93,8 @@ class TrainingContext:
     """A folder that survives a kill; its checkpoints belong to exactly this step's settings."""
     progress: Progress
     journal: Journal
+    processes: Processes = ALONE
+    """Those that train together."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,10 +105,17 @@ class TrainingContext:
         """Mixed precision as the run asked for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
+    def outputs(self, model: nn.Module, inputs: Mapping[str, Tensor], taps: Collection[str] = ()) -> Outputs:
+        """What a network gives for a whole batch, in the run's precision; all processes together run it on the rows."""
+        with self.autocast():
+            if divides(inputs, self.processes):
+                return shared_outputs(model, inputs, taps, self.processes)
+            return outputs_of(model, inputs, taps)
+
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the run's device, images in channels-last order."""
         inputs = {name: on_device(tensor, self.device) for name, tensor in batch.inputs.items()}
-        return Batch(inputs, batch.target.to(self.device), batch.index, batch.view)
+        return Batch(inputs, moved(batch.target, self.device), batch.index, batch.view)
 
 
 @dataclass(frozen=True)
@@ -144,16 +157,15 @@ class TaskObjective(Objective):
 
     def terms(self, model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
         """One term, `task`."""
-        with self._context.autocast():
-            outputs = model(*batch.inputs.values())
-        return {"task": self._context.task.loss(outputs, batch.target)}
+        outputs = self._context.outputs(model, batch.inputs)
+        return {"task": self._context.task.loss(outputs.logits, batch.target)}
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; images (N, C, H, W) in channels-last order, which convolutions run faster on."""
     if tensor.ndim == 4:
-        return tensor.to(device, memory_format=torch.channels_last)
-    return tensor.to(device)
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return moved(tensor, device)
 
 
 def move(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> None:
@@ -173,13 +185,16 @@ def fit(
     """Train `model` in place, continuing from the newest checkpoint called `name`; ends on the CPU, in eval mode.
 
     The result depends on the context's seed, not on how often the training was interrupted.
-    Raises TrainingError when a loss is not finite; the last good checkpoint stays.
+    Raises TrainingError when a loss is not finite; the last good checkpoint stays. So does it where several processes
+    cannot share a batch, or do not hold the same.
     """
     if schedule.epochs == 0:
         return
     training = _Training(model, objective, schedule, context, name)
     training.resume()
+    training.meet()
     training.finish()
+    training.meet()
     objective.finish()
     move(model, torch.device("cpu"), torch.contiguous_format)
     model.eval()
@@ -205,9 +220,11 @@ class _Training:
         self._schedule = schedule
         self._context = context
         self._name = name
-        self._parameters = [
-            parameter for module in (model, objective) for parameter in module.parameters() if parameter.requires_grad
+        # Apart, so that what is trained beside the model and dropped after does not shorten the model's steps.
+        self._apart = [
+            [parameter for parameter in module.parameters() if parameter.requires_grad] for module in (model, objective)
         ]
+        self._parameters = [parameter for parameters in self._apart for parameter in parameters]
         self._optimizer = self._new_optimizer()
         self._steps_per_epoch = context.steps_per_epoch
         self._num_steps = self._steps_per_epoch * schedule.epochs
@@ -238,6 +255,25 @@ class _Training:
     def _checkpoint(self) -> Path:
         return self._context.checkpoints / f"{self._name}.safetensors"
 
+    def meet(self) -> None:
+        """Let all processes go on from the main one's numbers. TrainingError where they do not hold the same."""
+        processes, batch_size = self._context.processes, self._context.data.batch_size
+        if not processes.together:
+            return
+        if batch_size % processes.count:
+            raise TrainingError(
+                f"{self._name}: {processes.count} processes cannot share batches of {batch_size} samples evenly; "
+                f"choose a `data.batch_size` that is a multiple of {processes.count}, or another number of processes"
+            )
+        tensors = self._tensors()
+        held = {key: list(tensor.shape) for key, tensor in tensors.items()}
+        for rank, (step, theirs) in enumerate(processes.each([self._step, cast(Any, held)])):
+            if theirs == held and step == self._step:
+                continue
+            what = "holds other tensors" if theirs != held else f"is at step {step}, not {self._step}"
+            raise TrainingError(f"{self._name}: process {rank} {what}; all must see the same run folder, data and code")
+        processes.take_over(list(tensors.values()))
+
     def finish(self) -> None:
         """Train the remaining steps."""
         saved = time.monotonic()
@@ -251,7 +287,8 @@ class _Training:
                     tracker.advance(0, loss=self._look_at_losses())
                 if last_of_epoch:
                     self._end_epoch()
-                if time.monotonic() - saved > CHECKPOINT_SECONDS and self._step < self._num_steps:
+                late = time.monotonic() - saved > CHECKPOINT_SECONDS
+                if late and self._context.processes.main and self._step < self._num_steps:
                     self._look_at_losses()
                     self._save()
                     saved = time.monotonic()
@@ -263,6 +300,8 @@ class _Training:
         if self._order is None or position == 0:
             order_draws = generator(context.seed, self._name, "order", epoch)
             self._order = context.data.train.order(context.data.batch_size, order_draws)
+            self._model.train()
+            self._objective.train()
         index = self._order[position * context.data.batch_size : (position + 1) * context.data.batch_size]
         # Each step seeds its own draws, so that a resumed training needs no stored generator state.
         seed_global(context.seed, self._name, "step", self._step)
@@ -270,16 +309,13 @@ class _Training:
         batch = context.data.train.batch(index, view=view)
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self._step, self._num_steps)
-        self._model.train()
-        self._objective.train()
         moment = Moment(self._step, self._num_steps, epoch)
         terms = self._objective.terms(self._model, context.to_device(batch), moment)
         if position == 0 and epoch in self._gradient_looks:
             self._gradient_shares = gradient_shares(terms, self._model)
         torch.stack(list(terms.values())).sum().backward()  # pyright: ignore[reportUnknownMemberType]
-        for module in (self._model, self._objective):
-            # Apart, so that what is trained beside the model and dropped after does not shorten the model's steps.
-            nn.utils.clip_grad_norm_(list(module.parameters()), self._schedule.max_gradient_norm)
+        for parameters in self._apart:
+            nn.utils.clip_grad_norm_(parameters, self._schedule.max_gradient_norm)
         self._optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.append({key: term.detach() for key, term in terms.items()})
@@ -289,8 +325,13 @@ class _Training:
         """Add the pending losses to the sums; returns the last one, or raises at the first that is not finite."""
         loss = math.nan
         first = self._step - len(self._pending)
+        if not self._pending:
+            return loss
+        # One wait for the device, however many steps and terms there are.
+        found = torch.stack([term for terms in self._pending for term in terms.values()]).cpu().unbind()
+        numbers = map(float, found)
         for offset, terms in enumerate(self._pending):
-            values = {key: float(term) for key, term in terms.items()}
+            values = {key: next(numbers) for key in terms}
             loss = sum(values.values())
             if not math.isfinite(loss):
                 raise self._not_finite(first + offset, values)
@@ -355,14 +396,12 @@ class _Training:
     def _save(self) -> None:
         from safetensors.torch import save
 
-        tensors = {f"model.{key}": value for key, value in state_of(self._model).items()}
-        tensors |= {f"objective.{key}": value for key, value in state_of(self._objective).items()}
-        for number, parameter in enumerate(self._parameters):
-            kept = cast(dict[str, Tensor | None], self._optimizer.state[parameter])
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in kept.items() if value is not None}
+        tensors = self._tensors()
         # A step's gradient can be infinite although its loss was not; such weights must not become the last good ones.
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise self._not_finite(self._step - 1, {"weights": math.nan})
+        if not self._context.processes.main:
+            return
         header = {
             "step": self._step,
             "sums": {"steps": self._sums.steps, "terms": self._sums.terms},
@@ -371,6 +410,15 @@ class _Training:
         }
         whole = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
         write_atomically(self._checkpoint, save(whole, metadata={"potstill": json.dumps(header)}))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a training goes on from but its counters."""
+        tensors = {f"model.{key}": value for key, value in state_of(self._model).items()}
+        tensors |= {f"objective.{key}": value for key, value in state_of(self._objective).items()}
+        for number, parameter in enumerate(self._parameters):
+            kept = cast(dict[str, Tensor | None], self._optimizer.state[parameter])
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in kept.items() if value is not None}
+        return tensors
 
 
 def gradient_shares(terms: dict[str, Tensor], model: nn.Module) -> dict[str, float] | None:
@@ -415,10 +463,9 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def metric_of(model: nn.Module, split: Split, context: TrainingContext) -> float:
     """The task's metric over a split, in eval mode."""
     model.eval()
-    total = 0.0
+    sums: list[Tensor] = []
     for batch in split.batches(context.data.batch_size):
-        moved = context.to_device(batch)
-        with context.autocast():
-            outputs = model(*moved.inputs.values())
-        total += float(context.task.values(outputs.float(), moved.target).double().sum())
-    return context.task.metric.of(total / len(split))
+        there = context.to_device(batch)
+        outputs = context.outputs(model, there.inputs)
+        sums.append(context.task.values(outputs.logits, there.target).double().sum())
+    return context.task.metric.of(float(torch.stack(sums).sum()) / len(split))

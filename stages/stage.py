@@ -34,8 +34,11 @@ class Context(TrainingContext):
         """What `decide` returns, kept beside the step's checkpoints under `name`.
 
         A measurement comes out a little different each time; a step that goes on after a kill must go on with what it
-        had decided, or its checkpoints would not fit.
+        had decided, or its checkpoints would not fit. Of several processes the main one decides, by itself.
         """
+        return self.processes.told(lambda: self._decided_here(name, decide))
+
+    def _decided_here(self, name: str, decide: Callable[[], JsonValue]) -> JsonValue:
         file = self.checkpoints / f"{name}.json"
         if file.exists():
             return json.loads(file.read_bytes())

@@ -16,7 +16,7 @@ from ...pipeline.errors import StageError
 from ...pipeline.registry import Named, discovered
 from ...pipeline.seeding import derive, seeded
 from ...pipeline.sparsity import zeros_held
-from ...pipeline.taps import Outputs, outputs_of
+from ...pipeline.taps import Outputs
 from ...pipeline.teacher import Teacher
 from ...pipeline.training import Moment, Objective, Schedule, fit, move, on_device
 from ..stage import Context
@@ -254,8 +254,7 @@ class DistillationObjective(Objective):
             for entry in self._entries
         }
         active = [entry for entry in self._entries if weights[entry.name]]
-        with context.autocast():
-            student = outputs_of(model, batch.inputs, _taps(active, "student"))
+        student = context.outputs(model, batch.inputs, _taps(active, "student"))
         seen = list(self._observations(model, student, batch, moment, active))
         found: dict[str, Tensor] = {}
         if self._task_weight:
@@ -291,10 +290,9 @@ class DistillationObjective(Objective):
 
         def look() -> Views:
             strong = context.to_device(context.data.train.strong(batch))
-            with context.autocast():
-                mine = outputs_of(model, strong.inputs)
-                with torch.no_grad():
-                    theirs = outputs_of(teacher.model(context), strong.inputs)
+            mine = context.outputs(model, strong.inputs)
+            with torch.no_grad():
+                theirs = context.outputs(teacher.model(context), strong.inputs)
             return Views(mine, theirs)
 
         return look

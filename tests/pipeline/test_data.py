@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.pipeline.augmentation import View
-from potstill.pipeline.data import Dataset, sources, stratified
+from potstill.pipeline.augmentation import Augmentation, Draws, View, augmented, augmented_on_device
+from potstill.pipeline.data import Dataset, Split, sources, stratified
 from potstill.pipeline.data_checks import Targets
 from potstill.pipeline.errors import DataError
+from potstill.pipeline.normalization import Normalization
 from potstill.pipeline.sources.digits import Digits
 from potstill.pipeline.sources.npz import Npz
 from potstill.pipeline.sources.python import Python
@@ -463,3 +464,30 @@ class TestNumbers:
         assert self.load(tmp_path, floats(30, 4), floats(12, 4), "any").num_outputs == 4
         whole = self.load(tmp_path, np.ones((30, 8, 8), int), np.ones((12, 8, 8), int), "any", classes=("a", "b"))
         assert (whole.num_outputs, whole.output_shape, whole.train.target.dtype) == (2, None, torch.int64)
+
+
+class TestSettledSplit:
+    def split(self) -> Split:
+        images = torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        normalization = Normalization((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+        return Split(
+            {"image": images},
+            torch.arange(40) % 4,
+            normalizations={"image": normalization},
+            augment=("random_crop", "flip"),
+        )
+
+    def test_makes_batches_on_its_device(self) -> None:
+        split = self.split()
+        split.settle(torch.device("meta"))
+        batch = split.batch(torch.arange(8), view=View(3, 0))
+        assert batch.inputs["image"].device.type == batch.target.device.type == "meta"
+        assert batch.inputs["image"].shape == (8, 3, 12, 12)
+        assert batch.inputs["image"].dtype == torch.float32
+        assert batch.index.device.type == "cpu"
+
+    @pytest.mark.parametrize("kinds", [("random_crop",), ("flip",), ("random_crop", "flip")])
+    def test_changes_images_there_as_on_the_cpu(self, kinds: tuple[Augmentation, ...]) -> None:
+        images = self.split().raw["image"]
+        draws = Draws.of(View(3, 0), len(images))
+        assert torch.equal(augmented_on_device(images, kinds, draws), augmented({"x": images}, kinds, draws)["x"])

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from interruption import StoppingProgress
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.data import Batch
 from potstill.pipeline.errors import TrainingError
 from potstill.pipeline.progress import Silent
+from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import Moment, Objective, Schedule, TaskObjective, fit, gradient_shares, metric_of
+from potstill.stages.knowledge.objective import Distillation, DistillationObjective
 from potstill.stages.stage import Context
 
 NewArtifact = Callable[..., Artifact]
@@ -148,3 +153,48 @@ class TestFit:
         context = new_context()
         fit(model, TaskObjective(context), Schedule(epochs=0), context)
         assert same_weights(model, artifact.model)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a host wait for its device: numbers read from it, and shapes that follow from values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+class Waiting(Objective):
+    """The objective, and how often each step of it waited so far."""
+
+    def __init__(self, inner: Objective, waits: Waits) -> None:
+        super().__init__()
+        self.inner = inner
+        self.waits = waits
+        self.seen: list[int] = []
+
+    def terms(self, model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
+        self.seen.append(self.waits.count)
+        return self.inner.terms(model, batch, moment)
+
+
+class TestAStep:
+    @pytest.mark.parametrize("knowledge", [(), ("kd",), ("crd", "rkd", "at"), ("ps_kd",), ("dkd", "hint"), ("dml",)])
+    def test_never_waits_for_the_device(
+        self, knowledge: tuple[str, ...], new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        context = new_context(Teacher(new_artifact(1)))
+        student = new_artifact()
+        settings = Distillation.model_validate({"knowledge": knowledge})
+        with Waits() as waits:
+            objective = Waiting(DistillationObjective(settings, student.model, student.blueprint, context), waits)
+            fit(student.model, objective, Schedule(epochs=2), context)
+        by_step = [after - before for before, after in pairwise(objective.seen)]
+        # The first step of an epoch looks at the gradients of the terms, and the last one at the losses.
+        within = [count for step, count in enumerate(by_step) if step % 5 in (1, 2, 3)]
+        assert len(within) == 6
+        assert sum(within) == 0
+        assert sum(by_step) > 0

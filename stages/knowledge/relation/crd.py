@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ....pipeline.data import moved
 from ..method import Method, Observation, Term
 from ..pair import Match, Pair
 
@@ -69,7 +70,7 @@ class _ContrastTerm(Term):
     def forward(self, seen: Observation) -> Tensor:
         """(B,)."""
         ((mine, theirs),) = self.maps(seen)
-        index = seen.batch.index.to(mine.device)
+        index = moved(seen.batch.index, mine.device)
         mine = functional.normalize(self.student_embedding(mine), dim=1)
         theirs = functional.normalize(self.teacher_embedding(theirs), dim=1)
         compared = torch.cat([index[:, None], self.others.draw(index, self._method.negatives)], 1)

@@ -40,8 +40,8 @@ class _SameClass(Term):
         index = self._partners.drawn(seen.batch.index.cpu())
         partners = context.to_device(context.data.train.batch(index, view=seen.batch.view))
         # In train mode, as in the authors' code: batch norms see the partners, too.
-        with torch.no_grad(), context.autocast():
-            theirs = seen.student_model(*partners.inputs.values()).float()
+        with torch.no_grad():
+            theirs = context.outputs(seen.student_model, partners.inputs).logits
         return soft_targets(seen.student.logits, theirs, self._temperature)
 
 

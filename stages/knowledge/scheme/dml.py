@@ -9,7 +9,6 @@ from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
 from ....pipeline.models import ModelReference, resolve
-from ....pipeline.taps import outputs_of
 from ....pipeline.training import move
 from ..method import Method, Observation, Term
 from ..pair import Pair
@@ -85,8 +84,7 @@ class _Peers(Term):
 
     def forward(self, seen: Observation) -> tuple[Tensor, Tensor]:
         """The student's loss (B,), and the sum of the peers' own."""
-        with self._context.autocast():
-            peers = [outputs_of(network, seen.batch.inputs).logits for network in self.networks]
+        peers = [self._context.outputs(network, seen.batch.inputs).logits for network in self.networks]
         student = seen.student.logits
         own: list[Tensor] = []
         for number, peer in enumerate(peers):

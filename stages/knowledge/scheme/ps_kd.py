@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from ....pipeline.data import moved
 from ....pipeline.training import Moment
 from ..method import Method, Observation, Term
 from ..pair import Pair
@@ -45,7 +46,7 @@ class _OwnPast(Term):
 
     def forward(self, seen: Observation) -> Tensor:
         """What the labels' cross-entropy lacks to be that of the mixed target, (B,)."""
-        logits, index = seen.student.logits, seen.batch.index.to(self.past.device)
+        logits, index = seen.student.logits, moved(seen.batch.index, self.past.device)
         share = self._share_at(seen.moment)
         loss = progressive(logits, self.past[index].to(logits.dtype), seen.batch.target, share)
         # An epoch takes each sample once at most, so what is overwritten here is read no more in this one.
