@@ -127,7 +127,8 @@ def build_engine(
     if audit is not None:
         if artifact.quantization is not None and scheme_of(precision) is not None:
             audit = without_float_layers(audit, artifact.quantization.float_layers)
-            audit = without_float_layers(audit, (FRONT_END,), "it is of the front end, which stays in float32")
+            if artifact.blueprint.front_end is not None:
+                audit = without_float_layers(audit, (FRONT_END,), "it is of the front end, which stays in float32")
         demand_share(audit, f"{metadata.stage}, {label}")
     hashes = {each.name: sha256_of(each) for each in target.files_of(file)}
     built = BuiltEngine(

@@ -114,6 +114,8 @@ class _Fitness:
         self._constants = {
             name: onnx.numpy_helper.to_array(tensor) for name, tensor in initializers(model.graph).items()
         }
+        # By its weights, since a model of the user's own may have a module of that name, too.
+        self._has_front_end = f"{FRONT_END}.waves" in self._constants
 
     def reason(self, node: "NodeProto") -> str | None:
         """Why a node has to stay in float32; None where it need not."""
@@ -128,7 +130,7 @@ class _Fitness:
         made = [(index, name) for index, name in enumerate(node.output) if self._types.get(name) == self._float]
         if not (read or made) or node.op_type in QUANTIZERS | ATTRIBUTE_TYPED:
             return None
-        if node.name.partition("/")[0].partition("#")[0] == FRONT_END:
+        if self._has_front_end and node.name.partition("/")[0].partition("#")[0] == FRONT_END:
             return "a front end's energies soon leave 16 bits"
         forms = [takes(node, index, self._half, self._opset) for index, _ in read]
         forms += [takes(node, index, self._half, self._opset, made=True) for index, _ in made]

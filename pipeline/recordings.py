@@ -24,7 +24,7 @@ def recording(file: Path, rate: int) -> Clip:
     """
     try:
         samples, found = _by_wave(file) if file.suffix.lower() == ".wav" else _by_soundfile(file, "is no .wav file")
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, OSError) as error:
         if not str(error).startswith("unknown format"):
             raise DataError(f"{file} is not a readable .wav file ({str(error) or 'it ends early'})") from error
         samples, found = _by_soundfile(file, f"is of a kind that Python itself does not read ({error})")

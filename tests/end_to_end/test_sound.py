@@ -17,6 +17,7 @@ from potstill.pipeline.progress import Silent
 from potstill.pipeline.recipe import load_recipe
 from potstill.pipeline.report import Report
 from potstill.pipeline.runner import run
+from tests.support.brief_timing import make_brief
 from tests.support.sounds import RATE, TONES, tone, write_npz, write_wav
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,10 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     write_npz(folder / "test.npz", 30, seed=1000)
     (folder / "recipe.yaml").write_text(TONES_RECIPE)
     recipe = load_recipe(folder / "recipe.yaml")
-    return folder / "runs/it", run(recipe, directory=folder, folder=folder / "runs/it", progress=Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        make_brief(patch)
+        report = run(recipe, directory=folder, folder=folder / "runs/it", progress=Silent())
+    return folder / "runs/it", report
 
 
 def constants(file: Path, prefix: str) -> dict[str, Any]:
@@ -119,8 +123,9 @@ class TestTones:
 
 @pytest.mark.slow
 @pytest.mark.skipif(FSDD is None, reason="the spoken digits are not here: ../shared/data/fsdd")
-def test_the_recipe_for_spoken_digits_runs_on_a_few_of_them(tmp_path: Path) -> None:
+def test_the_recipe_for_spoken_digits_runs_on_a_few_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert FSDD is not None
+    make_brief(monkeypatch)
     for split, count in (("train", 200), ("test", 60)):
         with np.load(FSDD / f"{split}.npz") as archive:
             length, spacing = archive["length"], len(archive["y"]) // count
@@ -137,7 +142,9 @@ def test_the_recipe_for_spoken_digits_runs_on_a_few_of_them(tmp_path: Path) -> N
     ]
     recipe = load_recipe(ROOT / "configs/fsdd.yaml", brief)
     report = run(recipe, directory=tmp_path, folder=tmp_path / "runs/fsdd", progress=Silent())
-    assert report.data == f"{tmp_path.name}, 1 s at 8,000 Hz, 8000: 160 train, 60 test, 40 validation, 10 classes"
+    assert report.data == (
+        f"{tmp_path.name}, 1 s at 8,000 Hz (2 of 260 clips cropped), 8000: 160 train, 60 test, 40 validation, 10 classes"
+    )
     assert len(report.steps) == 5
     assert report.steps[-1].engine.precision == "int8"
     assert report.steps[-1].engine.score.count == 60
