@@ -143,7 +143,8 @@ def test_the_recipe_for_spoken_digits_runs_on_a_few_of_them(tmp_path: Path, monk
     recipe = load_recipe(ROOT / "configs/fsdd.yaml", brief)
     report = run(recipe, directory=tmp_path, folder=tmp_path / "runs/fsdd", progress=Silent())
     assert report.data == (
-        f"{tmp_path.name}, 1 s at 8,000 Hz (2 of 260 clips cropped), 8000: 160 train, 60 test, 40 validation, 10 classes"
+        f"{tmp_path.name}, 1 s at 8,000 Hz (2 of 260 clips cropped), 8000: "
+        "160 train, 60 test, 40 validation, 10 classes"
     )
     assert len(report.steps) == 5
     assert report.steps[-1].engine.precision == "int8"
