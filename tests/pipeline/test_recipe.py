@@ -148,14 +148,15 @@ goal: 3
         assert problems_of(text, written) == [
             "a.yaml:1: name: must be text of the form ^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$, got 'a b'",
             "a.yaml:2: seed: must be a whole number, got true",
-            "a.yaml:3: data: `source: digit` is unknown; did you mean `digits`? allowed: digits, npz, my_data.py:make",
+            "a.yaml:3: data: `source: digit` is unknown; did you mean `digits`? allowed: digits, npz, text, "
+            "my_data.py:make",
             "a.yaml:5: teacher.model.depth: a depth is 6 n + 2, such as 8, 14, 20, 32 or 56; "
             "the nearest is 20 (got 21)",
             "a.yaml:5: teacher.model.dept: unknown key; did you mean `depth`? "
             "allowed: name, depth, width, stem, shortcut",
             "a.yaml:7: stages[0].epochs: is missing; it must be a whole number",
-            "a.yaml:8: stages[0].epocs: unknown key; did you mean `epochs`? allowed: epochs, learning_rate, warmup, "
-            "momentum, weight_decay, max_gradient_norm, stage, name",
+            "a.yaml:8: stages[0].epocs: unknown key; did you mean `epochs`? allowed: epochs, optimizer, "
+            "learning_rate, warmup, momentum, weight_decay, max_gradient_norm, stage, name",
             "a.yaml:12: stages[1].knowledge[0].kd.temprature: unknown key; did you mean `temperature`? "
             "allowed: weight, warmup, decay, until, standardize, temperature",
             f"a.yaml:12: stages[1].knowledge[1].kdd: unknown key; did you mean `kd`? allowed: {', '.join(methods())}",
@@ -178,7 +179,8 @@ goal: 3
     def test_missing_keys_say_what_they_must_be(self, written: Path) -> None:
         assert problems_of("seed: 3\n", written) == [
             "a.yaml:1: name: is missing; it must be text",
-            "a.yaml:1: data: is missing; it must be a mapping with the key `source`: digits, npz, my_data.py:make",
+            "a.yaml:1: data: is missing; it must be a mapping with the key `source`: "
+            "digits, npz, text, my_data.py:make",
             "a.yaml:1: teacher: is missing; it must be a mapping",
             "a.yaml:1: stages: is missing; it must be a list",
             "a.yaml:1: targets: is missing; it must be a list",
@@ -193,7 +195,9 @@ goal: 3
         ]
 
     def test_a_network_that_there_is_not_and_a_setting_that_it_does_not_take(self, written: Path) -> None:
-        networks = "mobilenet_v2, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, vgg, vit, wrn"
+        networks = (
+            "hf, mobilenet_v2, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, text_encoder, vgg, vit, wrn"
+        )
         for given, told in {
             "{name: resnext}": f": `name: resnext` is unknown; did you mean `resnet`? allowed: {networks}",
             "{depth: 20}": f": the key `name` is missing; allowed: {networks}",

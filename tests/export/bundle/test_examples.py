@@ -16,13 +16,16 @@ from potstill.pipeline.data import Dataset
 from potstill.pipeline.progress import Silent
 
 
+@pytest.mark.parametrize("tokenizer", [None, "tokenizer.json"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("runtime", DEPLOYMENTS)
-def test_every_runtime_has_an_example_that_is_short_and_needs_nothing_of_ours(runtime: str, device: str) -> None:
-    text = rendered(f"{runtime}.py.jinja", device=device)
+def test_every_runtime_has_an_example_that_is_short_and_needs_nothing_of_ours(
+    runtime: str, device: str, tokenizer: str | None
+) -> None:
+    text = rendered(f"{runtime}.py.jinja", device=device, tokenizer=tokenizer)
     imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name.partition(".")[0] for node in imports for alias in node.names} - {"json", "sys", "Path"}
-    assert names <= {"numpy", *DEPLOYMENTS[runtime].packages}
+    assert names <= {"numpy", *DEPLOYMENTS[runtime].packages, *(["tokenizers"] if tokenizer else [])}
     assert all(len(line) <= 120 for line in text.splitlines())
     assert len([line for line in text.splitlines() if line.strip()]) <= 65
 
@@ -38,7 +41,7 @@ def test_openvino_computes_in_its_example_what_onnx_runtime_computes(
     manifest = Manifest.load(bundle)
     record = manifest.engine.model_copy(update={"runtime": "openvino", "file": "model.xml"})
     (other / "manifest.json").write_text(manifest.model_copy(update={"engine": record}).model_dump_json())
-    (other / "run.py").write_text(rendered("openvino.py.jinja", device="cpu"))
+    (other / "run.py").write_text(rendered("openvino.py.jinja", device="cpu", tokenizer=None))
     ours, theirs = (outputs_of(folder, data, 64) for folder in (bundle, other))
     assert theirs.dtype == np.float32
     # Codes that fall on the other side of a rounding move the outputs by a few steps of their grid.
