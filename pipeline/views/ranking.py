@@ -23,9 +23,8 @@ def ranking_sentence(report: Report) -> str:
     if level:
         named = wording.sentence_list(each.target for each in level)
         return f"{sentence}; its lead over {named} is within noise."
-    beside = others[0].comparison
-    interval = wording.interval(Interval(low=1 / beside.interval.high, high=1 / beside.interval.low), 2)
-    ratio = wording.ratio_in_words(1 / beside.ratio)
+    ratio = wording.ratio_in_words(1 / others[0].comparison.ratio)
+    interval = wording.interval(_slower_by(others[0]), 2)
     return f"{sentence}, {ratio} ({interval}) faster than {others[0].target}, beyond noise."
 
 
@@ -39,7 +38,7 @@ def ranking_table(report: Report) -> Table | None:
     columns = (
         words("Engine"),
         figures("p50", "ms"),
-        figures("Speed", "of the fastest's"),
+        figures("Time", "of the fastest's"),
         words("Verdict"),
         told.column(),
         figures("File", "kB"),
@@ -51,7 +50,7 @@ def ranking_table(report: Report) -> Table | None:
     )
     first = report.ranking[0].comparison
     note = (
-        f"Batch {first.batch}, all engines timed in turns. 95 % intervals: of the speed by the sign test. “Within "
+        f"Batch {first.batch}, all engines timed in turns. 95 % intervals: of the times by the sign test. “Within "
         "noise” is what may be chance beside the fastest."
     )
     return Table("Runtimes ranked", columns, rows, note).without_unmeasured()
@@ -65,7 +64,7 @@ def _row(
     return (
         Cell(ranked.target, f"{threads}n\u00a0=\u00a0{timing.candidate.samples:,}"),
         p50_cell(timing.candidate, decimals),
-        Cell(wording.ratio(1.0)) if is_first else _speed_cell(ranked),
+        Cell(wording.ratio(1.0)) if is_first else _time_cell(ranked),
         _verdict_cell(ranked, is_first),
         told.cell(engine.score),
         Cell(wording.kilobytes(engine.file_bytes)),
@@ -74,10 +73,16 @@ def _row(
     )
 
 
-def _speed_cell(ranked: Ranked) -> Cell:
+def _time_cell(ranked: Ranked) -> Cell:
+    """How many times as long as the fastest: of speeds, those of slow engines would all round to 0."""
     timing = ranked.comparison
     tone: Tone = "plain" if timing.verdict == "slower" else "quiet"
-    return Cell(wording.ratio(timing.ratio), wording.interval(timing.interval, 2), tone)
+    return Cell(wording.ratio(1 / timing.ratio), wording.interval(_slower_by(ranked), 2), tone)
+
+
+def _slower_by(ranked: Ranked) -> Interval:
+    beside = ranked.comparison.interval
+    return Interval(low=1 / beside.high, high=1 / beside.low)
 
 
 def _verdict_cell(ranked: Ranked, is_first: bool) -> Cell:

@@ -68,7 +68,7 @@ def _figure(ranked: Ranked, decimals: int, is_first: bool) -> str:
     if is_first:
         return p50
     verdict = "" if ranked.comparison.verdict == "slower" else ", noise"
-    return f"{p50}, {wording.ratio(ranked.comparison.ratio)}{verdict}"
+    return f"{p50}, {wording.ratio(1 / ranked.comparison.ratio)}{verdict}"
 
 
 def _description(ranking: tuple[Ranked, ...]) -> str:

@@ -28,6 +28,9 @@ from .scenario_tables import scenario_tables
 from .tables import Cell, Table, cells, figures, not_measured, words
 from .terms import terms_of
 
+BUSY = 1.5
+"""Processes a thread, on average, from which on others took part: the run itself keeps each thread busy at most."""
+
 AA_VERDICTS = {NO_CHANGE: ", noise", "faster": ", FAILED", "slower": ", FAILED"}
 """An engine that comes out faster or slower than itself says that the machine was not quiet."""
 
@@ -89,19 +92,19 @@ def _gate_sentence(before: StepReport, step: StepReport) -> str:
 
 
 def warning_sentences(report: Report) -> tuple[str, ...]:
-    """What a reader must know before any number: what disturbed the timing, and compressions that did not pay."""
-    return (*_busy_sentences(report.machine), *throttling_sentences(report), *gate_sentences(report))
+    """What a reader must know before any number: a machine that was held back, and compressions that did not pay."""
+    return (*throttling_sentences(report), *busy_sentences(report.machine), *gate_sentences(report))
 
 
-def _busy_sentences(machine: Machine) -> tuple[str, ...]:
-    processors = max(machine.cores, machine.threads)
-    # The run itself may keep all of them busy.
-    if machine.load is None or machine.load[1] <= processors + 1:
+def busy_sentences(machine: Machine) -> tuple[str, ...]:
+    """That others wanted the processor, too; empty where this run alone may have kept it busy."""
+    load = None if machine.load is None else machine.load[1]
+    if load is None or load <= BUSY * machine.threads:
         return ()
     return (
-        f"The machine was busy: a load of {machine.load[1]:.1f} over the last five minutes, with {processors} to run "
-        "it on. Other programs interrupt long inferences more often than short ones, so that speedups come out too "
-        "high: measure again when it is quiet.",
+        f"The machine was busy: in the last 5 minutes, {load:.1f} processes on average wanted its "
+        f"{threads_words(machine.threads)}. What takes longer is interrupted more often, so ratios of slow engines to "
+        "fast ones can be far off, and their intervals do not show it: measure again on a quieter machine.",
     )
 
 

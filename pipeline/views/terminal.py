@@ -68,7 +68,7 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     ranked = ranking.ranking_table(report)
     if ranked is not None:
         metric = ranked.columns[4].title
-        yield table_view(ranked.only("Engine", "p50", "Speed", "Verdict", metric, "File", "Peak memory"))
+        yield table_view(ranked.only("Engine", "p50", "Time", "Verdict", metric, "File", "Peak memory"))
     if len(report.engines) > 1 or any(len(engine.latency) > 1 for engine in report.engines):
         latency = engine_tables.latency_table("Final engines", [(each.target, each) for each in report.engines])
         yield table_view(latency.only("Engine", "Batch", "p50", "p99", "Throughput", "Speedup"))

@@ -78,13 +78,3 @@ class TestGate:
         sentences = report_tables.gate_sentences(slow.model_copy(update={"steps": (*slow.steps[:-1], step)}))
         told = f"{step.name} did not make the engine's file smaller: 2.00× larger beside {before.name}."
         assert (told in sentences) is said
-
-
-@pytest.mark.parametrize(("load", "warned"), [((9.0, 1.0, 1.0), False), ((1.0, 99.0, 1.0), True)])
-def test_a_machine_that_had_more_to_run_than_processors_is_told_in_the_first_lines(
-    load: tuple[float, float, float], warned: bool, samples: ModuleType
-) -> None:
-    report = samples.sample_report()
-    busy = report.model_copy(update={"machine": report.machine.model_copy(update={"load": load})})
-    for text in (report_markdown(busy), report_html(busy)):
-        assert ("The machine was busy: a load of 99.0" in text) == warned

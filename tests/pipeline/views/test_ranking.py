@@ -71,7 +71,7 @@ class TestRankingTable:
         ]  # fmt: skip
         assert [row["Verdict"].text for row in rows.values()] == ["fastest", "within noise", "slower", "slower"]
         gpu = rows["inductor cuda fp16"]
-        assert (gpu["Speed"].text, gpu["Speed"].detail) == ("0.60×", "0.58 to 0.61")
+        assert (gpu["Time"].text, gpu["Time"].detail) == ("1.68×", "1.64 to 1.72")
         assert gpu["Peak memory"].detail == "and 611.0 on the GPU"
         assert (gpu["Energy"].text, gpu["Energy"].detail) == ("31.7", "GPU, NVML, 70.1 W idle, 139.0 W busy")
         quiet = rows["onnxruntime cpu int8"]["Energy"]
@@ -117,6 +117,22 @@ class TestDevice:
     def test_without_a_gpu_there_is_no_table(self, samples: ModuleType) -> None:
         single = samples.sample_report()
         assert (device_tables.device_latency_table(single), device_tables.device_state_table(single)) == (None, None)
+
+
+class TestBusyMachine:
+    def test_others_that_want_the_processor_are_a_warning_in_the_first_lines(self, samples: ModuleType) -> None:
+        report = samples.sample_report()
+        busy = report.machine.model_copy(update={"threads": 2, "load": (1.0, 16.8, 2.0)})
+        for text in views(report.model_copy(update={"machine": busy})):
+            warning = text.index("16.8 processes on average wanted its 2 threads")
+            assert warning < text.index("Every step&#39;s engine" if "<html" in text else "Every step's engine")
+
+    @pytest.mark.parametrize("load", [None, (9.0, 2.9, 5.0)])
+    def test_what_the_run_itself_may_cause_is_none(
+        self, samples: ModuleType, load: tuple[float, float, float] | None
+    ) -> None:
+        machine = samples.sample_report().machine.model_copy(update={"threads": 2, "load": load})
+        assert report_tables.busy_sentences(machine) == ()
 
 
 class TestGoals:
