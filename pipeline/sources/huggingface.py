@@ -127,8 +127,8 @@ class HuggingFace(PictureSource, frozen=True, extra="forbid"):
             raise DataError(f"{self._title}: texts ({column}) need a `tokenizer`, the path of a tokenizer.json")
         if not isinstance(self.test, str):
             raise DataError(f"{self._title}: texts are measured on a split of their own; name it with `test`")
-        tokenizer = Tokenizer.read(directory / self.tokenizer.expanduser(), max_length=self.max_length)
         targets, classes = self._targets(tables)
+        tokenizer = Tokenizer.read(directory / self.tokenizer.expanduser(), max_length=self.max_length)
         texts = {split: _texts_of(table, column, f"{self._title}, {split}") for split, table in tables.items()}
         samples: dict[str, RawSamples] = {}
         for split, each in texts.items():

@@ -17,7 +17,6 @@ from potstill.pipeline.progress import Silent
 from potstill.pipeline.recipe import load_recipe
 from potstill.pipeline.report import Report
 from potstill.pipeline.runner import run
-from tests.support.brief_timing import make_brief
 from tests.support.sounds import RATE, TONES, tone, write_npz, write_wav
 
 ROOT = Path(__file__).parents[2]
@@ -49,9 +48,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     write_npz(folder / "test.npz", 30, seed=1000)
     (folder / "recipe.yaml").write_text(TONES_RECIPE)
     recipe = load_recipe(folder / "recipe.yaml")
-    with pytest.MonkeyPatch.context() as patch:
-        make_brief(patch)
-        report = run(recipe, directory=folder, folder=folder / "runs/it", progress=Silent())
+    report = run(recipe, directory=folder, folder=folder / "runs/it", progress=Silent())
     return folder / "runs/it", report
 
 
@@ -123,9 +120,8 @@ class TestTones:
 
 @pytest.mark.slow
 @pytest.mark.skipif(FSDD is None, reason="the spoken digits are not here: ../shared/data/fsdd")
-def test_the_recipe_for_spoken_digits_runs_on_a_few_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_for_spoken_digits_runs_on_a_few_of_them(tmp_path: Path) -> None:
     assert FSDD is not None
-    make_brief(monkeypatch)
     for split, count in (("train", 200), ("test", 60)):
         with np.load(FSDD / f"{split}.npz") as archive:
             length, spacing = archive["length"], len(archive["y"]) // count

@@ -68,10 +68,8 @@ def test_a_bundle_of_a_text_run_reads_sentences(tmp_path: Path) -> None:
     told = subprocess.run(
         [sys.executable, "-I", str(bundle / "run.py"), *lines], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    names = [line.split("\t")[0] for line in told]
-    right = sum(name == ("negative", "positive")[label] for name, label in zip(names, labels, strict=True))
+    right = sum(name == ("negative", "positive")[label] for name, label in zip(told, labels, strict=True))
     assert right >= 10
-    assert [line.split("\t")[1] for line in told] == lines
 
 
 @pytest.mark.slow

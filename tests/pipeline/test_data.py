@@ -489,5 +489,5 @@ class TestSettledSplit:
     @pytest.mark.parametrize("kinds", [("random_crop",), ("flip",), ("random_crop", "flip")])
     def test_changes_images_there_as_on_the_cpu(self, kinds: tuple[Augmentation, ...]) -> None:
         images = self.split().raw["image"]
-        draws = Draws.of(View(3, 0), len(images))
+        draws = Draws.of(View(3, 0), len(images), kinds)
         assert torch.equal(augmented_on_device(images, kinds, draws), augmented({"x": images}, kinds, draws)["x"])

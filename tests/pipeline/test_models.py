@@ -252,5 +252,6 @@ def test_the_reference_in_a_blueprint_is_plain_json():
         "depth": 20,
         "width": 16,
         "stem": None,
+        "stride": 1,
         "shortcut": "conv",
     }

@@ -154,7 +154,7 @@ goal: 3
             "a.yaml:5: teacher.model.depth: a depth is 6 n + 2, such as 8, 14, 20, 32 or 56; "
             "the nearest is 20 (got 21)",
             "a.yaml:5: teacher.model.dept: unknown key; did you mean `depth`? "
-            "allowed: name, depth, width, stem, shortcut",
+            "allowed: name, depth, width, stem, stride, shortcut",
             "a.yaml:7: stages[0].epochs: is missing; it must be a whole number",
             "a.yaml:8: stages[0].epocs: unknown key; did you mean `epochs`? allowed: epochs, learning_rate, warmup, "
             "momentum, weight_decay, max_gradient_norm, stage, name",
