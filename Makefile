@@ -2,6 +2,9 @@
 # make test    set up, then check all that a contribution must pass; `make check` is the same
 # make typecheck-tensorrt   check what calls TensorRT under the type stubs of its versions, where they are; part of `make test`
 # make format  mend what ruff can mend
+#
+# Files of tests are handed out in the order of their folders: end_to_end, whose files last longest, comes first, so that no
+# worker is left alone with one at the end.
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +25,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/basedpyright
 	$(BIN)/python tests/typing/check_tensorrt.py
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 typecheck-tensorrt: $(VENV)/dev.stamp
 	$(BIN)/python tests/typing/check_tensorrt.py

@@ -115,6 +115,9 @@ def _aside(folder: Path) -> Generator[Path]:
                 shutil.rmtree(left_over)
         try:
             aside.mkdir(parents=True)
+        except FileNotFoundError as error:  # what a system's own folders say, such as /proc
+            raise UsageError(f"{folder}: no folder can be made there; name another one") from error
+        try:
             yield aside
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)

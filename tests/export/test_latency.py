@@ -18,6 +18,7 @@ from potstill.export.self_check import Rate, SelfCheck, self_check, small_engine
 from potstill.export.target import EngineFile
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import ExportError
+from tests.support.brief_timing import USUAL
 
 
 @pytest.fixture
@@ -52,6 +53,19 @@ class TestInTurns:
         broken = EngineFile(file.target, garbage)
         with pytest.raises(ExportError, match="is damaged"):
             compare(broken, file, {1: numpy_inputs(data.example(1))})
+
+
+class TestUsualLengths:
+    def test_a_comparison_has_two_rounds_of_twelve_turns_and_enough_samples_for_a_p99(
+        self, file: EngineFile, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in USUAL[latency].items():
+            monkeypatch.setattr(latency, name, value)
+        monkeypatch.setattr(latency, "NARROW", np.inf)
+        (found,) = compare(file, file, {1: numpy_inputs(data.example(1))}).comparisons
+        assert found.turns == 24
+        assert found.candidate.samples >= 1000
+        assert found.candidate.p99_ms is not None
 
 
 class TestRank:

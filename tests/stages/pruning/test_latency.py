@@ -207,9 +207,11 @@ class TestBudget:
 
 class TestAccept:
     def test_only_a_smaller_engine_is_smaller(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
-        wide, narrow = new_artifact(width=48), new_artifact(width=8)
+        wide, narrow = new_artifact(width=24), new_artifact(width=8)
         assert accepted(wide, narrow, "smaller", new_context(step="02-a"))
         context = new_context(step="03-b")
+        larger = beside(0.5, baseline_bytes=100, candidate_bytes=101)
+        (context.checkpoints / "accept.json").write_text(larger.model_dump_json())
         assert not accepted(narrow, wide, "smaller", context)
         assert "asked for a smaller engine" in str(context.journal.facts["undone"])
 
