@@ -70,7 +70,7 @@ def _by_soundfile(file: Path, because: str) -> tuple[Clip, int]:
         import soundfile  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingDependency(
-            f"{file} {because}, and is read by the package soundfile: pip install soundfile. Or convert the files to "
+            f"{file} {because}, and is read by the package soundfile: pip install 'potstill[sound]'. Or convert the files to "
             "16-bit .wav"
         ) from error
     reader: Any = soundfile

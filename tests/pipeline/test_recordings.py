@@ -58,7 +58,7 @@ def test_other_kinds_say_what_reads_them(tmp_path: Path) -> None:
     (tmp_path / "float.wav").write_bytes(floats)
     (tmp_path / "a.flac").write_bytes(b"fLaC")
     for name in ("float.wav", "a.flac"):
-        with pytest.raises(MissingDependency, match=rf"{name} is .* pip install soundfile"):
+        with pytest.raises(MissingDependency, match=rf"{name} is .* pip install 'potstill\[sound\]'"):
             recording(tmp_path / name, RATE)
 
 
