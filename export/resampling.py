@@ -74,10 +74,11 @@ def half_width(baseline: Blocks, candidate: Blocks) -> float:
 
 
 def ranked(batch: int, blocks_of: Mapping[str, Blocks]) -> tuple[Ranked, ...]:
-    """Engines by name that were timed in the same turns: the fastest first, each beside the fastest."""
-    by_speed = sorted(blocks_of, key=lambda name: float(np.median(np.concatenate(blocks_of[name]))))
-    fastest = blocks_of[by_speed[0]]
-    return tuple(Ranked(target=name, comparison=compared(batch, fastest, blocks_of[name])) for name in by_speed)
+    """Engines by name that were timed in the same turns: that of the lowest p50 first, then by their ratio to it."""
+    first = min(blocks_of, key=lambda name: float(np.median(np.concatenate(blocks_of[name]))))
+    beside = {name: compared(batch, blocks_of[first], blocks) for name, blocks in blocks_of.items()}
+    order = [first, *sorted(blocks_of.keys() - {first}, key=lambda name: (-beside[name].ratio, name))]
+    return tuple(Ranked(target=name, comparison=beside[name]) for name in order)
 
 
 def latency_of(batch: int, blocks: Blocks) -> Latency:

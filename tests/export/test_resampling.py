@@ -137,6 +137,18 @@ def test_engines_are_ranked_by_their_medians_and_compared_with_the_fastest() -> 
     assert {each.comparison.baseline.p50_ms for each in found} == {found[0].comparison.candidate.p50_ms}
 
 
+def test_behind_the_fastest_engines_stand_by_their_ratio_to_it() -> None:
+    def turns(*lengths: tuple[int, float]) -> Blocks:
+        return [np.full(25, ms * 1e-3) for count, ms in lengths for _ in range(count)]
+
+    # The machine was slow in the last 19 turns; `steady` was interrupted in 11 others.
+    fast = turns((21, 1.0), (19, 10.0))
+    steady, slow = turns((10, 1.1), (11, 4.0), (19, 11.0)), turns((21, 3.0), (19, 30.0))
+    found = ranked(1, {"slow": slow, "steady": steady, "fast": fast})
+    assert [each.target for each in found] == ["fast", "steady", "slow"]
+    assert [each.comparison.candidate.p50_ms for each in found] == pytest.approx([1.0, 4.0, 3.0])
+
+
 def test_outliers_are_counted_and_not_dropped() -> None:
     draws = np.random.default_rng(3)
     blocks = runs(draws)
