@@ -70,8 +70,8 @@ def _by_soundfile(file: Path, because: str) -> tuple[Clip, int]:
         import soundfile  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingDependency(
-            f"{file} {because}, and is read by the package soundfile: pip install 'potstill[sound]'. Or convert the files to "
-            "16-bit .wav"
+            f"{file} {because}, and is read by the package soundfile: pip install 'potstill[sound]'. Or convert the "
+            "files to 16-bit .wav"
         ) from error
     reader: Any = soundfile
     try:
