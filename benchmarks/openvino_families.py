@@ -1,7 +1,7 @@
 """Which networks OpenVINO runs in which precision, and how fast beside ONNX Runtime.
 
     python -m benchmarks.openvino_families proven [--only densenet vit ...] [--engines fp32 int8 ...]
-    python -m benchmarks.openvino_families timed [--only ...]
+    python -m benchmarks.openvino_families timed [--only ...] [--grids symmetric]
 
 From the repository's root, with OpenVINO installed. Untrained networks, one thread. `proven` builds every engine and
 says how far its outputs are from its model's in PyTorch, on average in their standard deviations, and how many of its
@@ -42,7 +42,7 @@ ENGINES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "int4_weights": ("int4_weights", {}),
 }
 """The precision of each, and what its `quantize` stage is told."""
-TIMED = ("resnet (", "mobilenet_v2", "wrn", "vit (", "densenet", "unet", "text_encoder")
+TIMED = ("resnet (", "mobilenet_v2", "shufflenet_v2", "vit (", "densenet", "unet", "text_encoder")
 """Families of several kinds whose int8 engines are proven in both runtimes."""
 
 
@@ -52,10 +52,12 @@ def main() -> None:
     parser.add_argument("table", choices=("proven", "timed"))
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--engines", nargs="+", choices=[*ENGINES], default=[*ENGINES])
+    parser.add_argument("--grids", choices=("affine", "symmetric"), default="affine")
     arguments = parser.parse_args()
     wanted: list[str] = arguments.only or (TIMED if arguments.table == "timed" else [""])
     families = [family for family in (*NETWORKS, *FAMILIES) if any(word in family for word in wanted)]
-    for line in timed(families) if arguments.table == "timed" else proven(families, arguments.engines):
+    int8 = SYMMETRIC if arguments.grids == "symmetric" else AFFINE
+    for line in timed(families, int8) if arguments.table == "timed" else proven(families, arguments.engines):
         print(line, flush=True)
 
 
@@ -100,7 +102,7 @@ def quantized(artifact: Artifact, name: str, data: Dataset, folder: Path) -> Art
     return stage.run(artifact, context_on(data, folder / "quantize"))
 
 
-def timed(families: Sequence[str]) -> Iterator[str]:
+def timed(families: Sequence[str], int8: str) -> Iterator[str]:
     """A row a family: both runtimes' fp32 and int8 engines beside one another."""
     yield (
         "| family | OpenVINO fp32, int8 (ms) | int8 over fp32 in OpenVINO | in ONNX Runtime "
@@ -111,12 +113,12 @@ def timed(families: Sequence[str]) -> Iterator[str]:
         print(family, file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                yield f"| {family} | " + " | ".join(_speeds(family, Path(scratch))) + " |"
+                yield f"| {family} | " + " | ".join(_speeds(family, int8, Path(scratch))) + " |"
             except PotstillError as error:
-                yield f"| {family} | none: {str(error).splitlines()[0]} | | | | |"
+                yield f"| {family} | none: {error} | | | | |".replace("\n", " ")
 
 
-def _speeds(family: str, folder: Path) -> Iterator[str]:
+def _speeds(family: str, int8: str, folder: Path) -> Iterator[str]:
     data, artifact = made(family)
     inputs = {1: numpy_inputs(data.example(1))}
 
@@ -124,7 +126,7 @@ def _speeds(family: str, folder: Path) -> Iterator[str]:
         (comparison,) = compare(candidate, baseline, inputs).comparisons
         return comparison
 
-    models = {"fp32": artifact, "int8": quantized(artifact, SYMMETRIC, data, folder)}
+    models = {"fp32": artifact, "int8": quantized(artifact, int8, data, folder)}
     openvino, onnxruntime = (
         {precision: _engine(target, model, precision, data, folder) for precision, model in models.items()}
         for target in (OpenVinoTarget(precision=("fp32", "int8")), OnnxRuntimeTarget(precision=("fp32", "int8")))
