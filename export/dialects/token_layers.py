@@ -1,7 +1,7 @@
 """Linear layers on tokens, written for the kernel that ONNX Runtime's CPU has for linear layers on rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..onnx_file import layer_name
@@ -9,6 +9,9 @@ from .graph import inferred_shapes, makers, readers
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
+
+
+GEMM = "Gemm"
 
 
 def multiply_rows(model: "ModelProto") -> None:
@@ -20,10 +23,14 @@ def multiply_rows(model: "ModelProto") -> None:
     graph = model.graph
     shapes, made_by, read_by = inferred_shapes(model), makers(graph), readers(graph)
     instead: dict[str, Sequence[NodeProto]] = {}
+    taken = {node.name for node in graph.node}
     for node in graph.node:
         shape = shapes.get(node.output[0], ()) if node.op_type == "MatMul" else ()
         layer = _token_layer(node, made_by, read_by, shapes) if len(shape) >= 3 and shape[-1] else None
         if layer is not None:
+            while layer.named(GEMM) in taken:
+                layer = replace(layer, number=layer.number + 1)
+            taken.add(layer.named(GEMM))
             instead |= {old.output[0]: () for old in (layer.product, *layer.behind)}
             free = 0 in shape[1:]
             instead[layer.quantizer.output[0]] = (*(layer.shape_at_run_time() if free else ()), *layer.as_gemm())
@@ -46,11 +53,17 @@ class _TokenLayer:
     behind: "tuple[NodeProto, ...]"
     """The addition of the bias and the ReLU, where there are such."""
     quantizer: "NodeProto"
+    number: int = 0
+    """Among those that have the module's name, torch's own included."""
 
     @property
     def path(self) -> str:
         """Of the layer's module."""
         return layer_name(self.product)
+
+    def named(self, what: str) -> str:
+        """A name of its own among those of the module, which may have several layers, such as attention's."""
+        return f"{self.path}/{what}{f'_{self.number}' if self.number else ''}"
 
     def shapes_around(self, output: Sequence[int], *, free: bool) -> "tuple[TensorProto, TensorProto]":
         """The shapes before and behind the Gemm; `output` is the latter, or its last size where more is `free`."""
@@ -58,7 +71,7 @@ class _TokenLayer:
         import onnx
 
         def constant(name: str, shape: Sequence[int]) -> "TensorProto":
-            return onnx.numpy_helper.from_array(np.array(shape, np.int64), f"{self.path}/{name}")
+            return onnx.numpy_helper.from_array(np.array(shape, np.int64), self.named(name))
 
         return constant("rows:shape", (-1, self.features)), constant("outputs" if free else "maps:shape", output)
 
@@ -66,17 +79,17 @@ class _TokenLayer:
         """The nodes that make the shape behind the Gemm: that of the input, with as many features as outputs."""
         from onnx.helper import make_node as make
 
-        before, maps = f"{self.path}/before", f"{self.path}/maps:shape"
+        before, maps = self.named("before"), self.named("maps:shape")
         return (
             make("Shape", [self.dequantizer.input[0]], [before], name=f"{before}/Shape", start=0, end=-1),
-            make("Concat", [before, f"{self.path}/outputs"], [maps], name=f"{self.path}/maps/Concat", axis=0),
+            make("Concat", [before, self.named("outputs")], [maps], name=f"{self.named('maps')}/Concat", axis=0),
         )
 
     def as_gemm(self) -> "tuple[NodeProto, ...]":
         """The nodes that take the place of the layer and of the quantizer behind it."""
         from onnx.helper import make_node as make
 
-        rows, maps = f"{self.path}/rows", f"{self.path}/maps"
+        rows, maps = self.named("rows"), self.named("maps")
         codes, *grid = self.dequantizer.input
         operands = [f"{rows}:float", self.weight] + ([] if self.bias is None else [self.bias])
         result, rectified = f"{maps}:float", list["NodeProto"]()
@@ -84,12 +97,12 @@ class _TokenLayer:
             rectified = [make("Relu", [result], [f"{maps}:rectified"], name=f"{maps}/Relu")]
             result = f"{maps}:rectified"
         return (
-            make("Reshape", [codes, f"{rows}:shape"], [rows], name=f"{rows}/Reshape"),
+            make("Reshape", [codes, self.named("rows:shape")], [rows], name=f"{rows}/Reshape"),
             make("DequantizeLinear", [rows, *grid], [f"{rows}:float"], name=f"{rows}/DequantizeLinear"),
-            make("Gemm", operands, [f"{maps}:float"], name=f"{self.path}/Gemm", transB=1),
+            make(GEMM, operands, [f"{maps}:float"], name=self.named(GEMM), transB=1),
             *rectified,
             make("QuantizeLinear", [result, *self.quantizer.input[1:]], [maps], name=f"{maps}/QuantizeLinear"),
-            make("Reshape", [maps, f"{maps}:shape"], [*self.quantizer.output], name=f"{maps}/Reshape"),
+            make("Reshape", [maps, self.named("maps:shape")], [*self.quantizer.output], name=f"{maps}/Reshape"),
         )
 
 

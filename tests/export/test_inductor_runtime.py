@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from potstill.export.deliver import OnnxMetadata
 from potstill.export.inductor_package import Manifest, read_manifest
+from potstill.export.measurement import NotMeasured
 from potstill.export.parity import numpy_inputs, parity_of
 from potstill.export.runtimes.inductor_runtime import InductorTarget
 from potstill.export.target import Source, targets
@@ -164,8 +165,8 @@ class TestEngine:
         (entry,) = profile(Request(files=[package.file], layers=True), said.append).entries
         assert entry.runtime == "inductor"
         assert entry.latency[0].p50_ms > 0
-        assert entry.layers is None
-        assert any("times of layers are not available" in each for each in said)
+        assert isinstance(entry.layers, NotMeasured)
+        assert "times of layers are not available for inductor cpu" in entry.layers.reason
 
 
 class TestTarget:

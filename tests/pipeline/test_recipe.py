@@ -156,8 +156,8 @@ goal: 3
             "a.yaml:5: teacher.model.dept: unknown key; did you mean `depth`? "
             "allowed: name, depth, width, stem, stride, shortcut",
             "a.yaml:7: stages[0].epochs: is missing; it must be a whole number",
-            "a.yaml:8: stages[0].epocs: unknown key; did you mean `epochs`? allowed: epochs, learning_rate, warmup, "
-            "momentum, weight_decay, max_gradient_norm, stage, name",
+            "a.yaml:8: stages[0].epocs: unknown key; did you mean `epochs`? allowed: epochs, optimizer, learning_rate, "
+            "warmup, momentum, weight_decay, max_gradient_norm, stage, name",
             "a.yaml:12: stages[1].knowledge[0].kd.temprature: unknown key; did you mean `temperature`? "
             "allowed: weight, warmup, decay, until, standardize, temperature",
             f"a.yaml:12: stages[1].knowledge[1].kdd: unknown key; did you mean `kd`? allowed: {', '.join(methods())}",
