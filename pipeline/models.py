@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag
@@ -58,13 +58,22 @@ class _TextSchema:
 
 def _mapping(value: Any) -> Any:
     if not isinstance(value, str):
-        return value
+        return _with_tuples(value)
     if value.startswith(HF):
         return {"name": "hf", "path": value.removeprefix(HF)}
     if re.fullmatch(LIBRARY_PATTERN, value):
         library, _, name = value.partition(":")
         return {"name": library, "model": name}
     return {"python": value}
+
+
+def _with_tuples(value: Any) -> Any:
+    """Once a validator has seen JSON as Python, strict validation takes no list for a tuple any more."""
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(each) for key, each in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list):
+        return tuple(_with_tuples(each) for each in cast("list[Any]", value))
+    return value
 
 
 def _form(value: Any) -> str:

@@ -195,15 +195,15 @@ goal: 3
         ]
 
     def test_a_network_that_there_is_not_and_a_setting_that_it_does_not_take(self, written: Path) -> None:
-        networks = (
-            "ds_cnn, hf, mobilenet_v2, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, text_encoder, timm, "
-        )
-        networks += "torchvision, vgg, vit, wrn"
+        networks = "ds_cnn, hf, mobilenet_v2, plain, resnet, resnet_imagenet, shufflenet_v1, shufflenet_v2, "
+        networks += "text_encoder, timm, torchvision, vgg, vit, wrn"
         for given, told in {
             "{name: resnext}": f": `name: resnext` is unknown; did you mean `resnet`? allowed: {networks}",
             "{depth: 20}": f": the key `name` is missing; allowed: {networks}",
             "{name: vgg, depth: 9}": ".depth: must be one of the allowed, got 9; allowed: 8, 11, 13, 16, 19",
             "{name: wrn, wide: 2}": ".wide: unknown key; did you mean `widen`? allowed: name, depth, widen",
+            "{name: plain, stages: [[8], 3]}": ".stages[1]: must be a list, got 3",
+            "{name: plain, stages: [[8], [true]]}": ".stages[1][0]: must be a whole number, got true",
             "{name: vit, width: 20}": ": `width` 20 does not divide into 3 `heads`; the nearest is 21",
         }.items():
             assert problems(written, f"teacher.model={given}") == [f"--set teacher.model={given}: teacher.model{told}"]

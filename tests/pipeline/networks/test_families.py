@@ -22,6 +22,7 @@ from potstill.pipeline.networks.ds_cnn import DSCNN
 from potstill.pipeline.networks.library import LibraryNetwork
 from potstill.pipeline.networks.mobilenet_v2 import MobileNetV2
 from potstill.pipeline.networks.network import ImageNetwork
+from potstill.pipeline.networks.plain import Plain
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.networks.resnet_imagenet import ImageNetResNet
 from potstill.pipeline.networks.shufflenet_v1 import ShuffleNetV1
@@ -36,6 +37,7 @@ SMALL: tuple[ImageNetwork, ...] = (
     MobileNetV2(width=0.25, expansion=2),
     ResNet(depth=8, width=8, stem=16, stride=2),
     ImageNetResNet(width=8),
+    Plain(stem=8, stages=((8,), (16, 16))),
     ShuffleNetV1(width=0.2),
     ShuffleNetV2(width=0.5),
     VGG(width=0.125),
@@ -302,6 +304,13 @@ def test_every_family_is_listed_with_its_paper_and_keys() -> None:
 def test_settings_that_a_family_does_not_have_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Choice.model_validate({"model": settings})
+
+
+def test_an_image_of_which_pools_leave_nothing_is_refused() -> None:
+    four = Plain(stem_kernel=2)
+    assert four.build((3, 9, 9), 2).eval()(torch.randn(1, 3, 9, 9)).shape == (1, 2)
+    with pytest.raises(ModelError, match="4 stages halve an image of 8x9 3 times, which leaves no pixel"):
+        four.build((3, 8, 9), 2)
 
 
 def test_an_image_that_does_not_divide_into_patches_is_refused() -> None:

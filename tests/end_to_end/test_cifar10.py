@@ -1,0 +1,46 @@
+"""A fact about the recipes for CIFAR-10: they run from the real images and the real teacher to int8 engines."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from potstill.pipeline.progress import Silent
+from potstill.pipeline.recipe import load_recipe
+from potstill.pipeline.runner import run
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared"
+ARCHIVE = SHARED / "data/cifar10/test.npz"
+WEIGHTS = SHARED / "weights/cifar10/resnet56.safetensors"
+
+IMAGES = 160
+
+
+@pytest.fixture(scope="module")
+def some_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `train.npz` and `test.npz` with a few of the real images, none in both."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    images, labels = runpy.run_path(str(SHARED / "tools/unpack_data.py"))["load"](ARCHIVE)
+    for number, split in enumerate(("train", "test")):
+        part = slice(number * IMAGES, (number + 1) * IMAGES)
+        np.savez(folder / f"{split}.npz", x=images[part], y=labels[part])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ARCHIVE.exists() and WEIGHTS.exists()), reason="CIFAR-10 or its teacher is not in ../shared")
+def test_the_recipe_for_cifar10_runs_on_a_few_images(some_images: Path, tmp_path: Path) -> None:
+    brief = [
+        *(f"data.path={some_images}", "data.validation=32", "data.views=1", "data.batch_size=32"),
+        *(f"teacher.weights={WEIGHTS}", "stages.distill.epochs=1", "stages.quantize.recover.epochs=0"),
+        *("stages.prune.keep={macs: 0.6}", "stages.prune.recover.epochs=1", "targets[0].precision=[int8]"),
+        "goals={}",
+    ]
+    recipe = load_recipe(ROOT / "configs/cifar10-resnet56.yaml", brief)
+    report = run(recipe, directory=tmp_path, folder=tmp_path / "runs/it", progress=Silent())
+    assert report.steps[0].engine.score.value > 0.88
+    assert [step.engine.precision for step in report.steps[1:]] == ["fp32", "int8", "int8"]
+    assert all(step.engine.parity.passed for step in report.steps)
+    assert report.steps[-1].macs < 0.6 * report.steps[-2].macs
