@@ -2,11 +2,12 @@
 
     python benchmarks/training_epoch.py --data .data/cifar10 --weights .data/weights/resnet56.safetensors
 
-ResNet-20 on CIFAR-10, batches of 128 with crops and flips. Five variants, each in a process of its own, train a turn of
+ResNet-20 on CIFAR-10, batches of 128 with crops and flips. Six variants, each in a process of its own, train a turn of
 steps one after the other, round by round, so that a change of the machine's speed meets all of them:
 
     ours          `fit` on the labels, bf16 where the processor has it, channels-last
     bare          the same model, data and settings in a loop of plain PyTorch
+    bare compiled that loop with the model from `torch.compile`, which is compiled before the first turn that counts
     ours cached   `fit` with `kd` from ResNet-56, whose outputs are stored
     live          a loop by hand with the teacher run in each step, in the precision of `ours`
     live float32  the same in float32, as loops are written first
@@ -37,8 +38,8 @@ from potstill.pipeline.models import load_weights
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.processor import has_bf16
 
-VARIANTS = ("ours", "bare", "ours cached", "live", "live float32")
-RATIOS = (("ours", "bare"), ("ours cached", "live"), ("ours cached", "live float32"))
+VARIANTS = ("ours", "bare", "bare compiled", "ours cached", "live", "live float32")
+RATIOS = (("ours", "bare"), ("bare compiled", "bare"), ("ours cached", "live"), ("ours cached", "live float32"))
 BATCH_SIZE = 128
 EPOCHS = 100
 RATE, MOMENTUM, DECAY, LONGEST = 0.05, 0.9, 5e-4, 2.0
@@ -70,7 +71,7 @@ def mixes(arguments: argparse.Namespace) -> bool:
     return torch.cuda.is_bf16_supported() if arguments.device == "cuda" else has_bf16()
 
 
-def by_hand(arguments: argparse.Namespace, *, bf16: bool, teacher: bool) -> Iterator[None]:
+def by_hand(arguments: argparse.Namespace, *, bf16: bool, teacher: bool, compiled: bool) -> Iterator[None]:
     """One step each time, as written by someone who knows PyTorch: data in memory, batched augmentation."""
     order = torch.channels_last if bf16 else torch.contiguous_format
     with np.load(arguments.data / "train.npz") as file:
@@ -88,6 +89,7 @@ def by_hand(arguments: argparse.Namespace, *, bf16: bool, teacher: bool) -> Iter
         {"params": [each for each in model.parameters() if each.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.SGD(groups, lr=RATE, momentum=MOMENTUM, nesterov=True)
+    network = torch.compile(model) if compiled else model
     steps = len(images) // BATCH_SIZE
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * EPOCHS)
     mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1) * 255
@@ -96,7 +98,7 @@ def by_hand(arguments: argparse.Namespace, *, bf16: bool, teacher: bool) -> Iter
         for index in torch.randperm(len(images), device=device).split(BATCH_SIZE)[:steps]:
             batch = augmented(images[index]).float().sub_(mean).div_(deviation).contiguous(memory_format=order)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                outputs = model(batch).float()
+                outputs = network(batch).float()
                 if frozen is not None:
                     with torch.no_grad():
                         theirs = frozen(batch).float()
@@ -227,7 +229,8 @@ def worker(arguments: argparse.Namespace) -> None:
         return
     bf16 = mixes(arguments) and "float32" not in arguments.worker
     turns.step_done()
-    for _ in by_hand(arguments, bf16=bf16, teacher=arguments.worker.startswith("live")):
+    teacher, compiled = arguments.worker.startswith("live"), arguments.worker.endswith("compiled")
+    for _ in by_hand(arguments, bf16=bf16, teacher=teacher, compiled=compiled):
         turns.step_done()
 
 
