@@ -49,6 +49,7 @@ from potstill.pipeline.errors import PotstillError
 from potstill.pipeline.networks.network import Network
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.networks.resnet_imagenet import ImageNetResNet
+from potstill.pipeline.progress import Progress
 from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from tests.support.contexts import context_on
@@ -85,7 +86,7 @@ class Images(DataSource):
     side: int
     classes: int
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """64 samples to fit ranges on and 64 to measure on."""
         draws = np.random.default_rng(0)
 

@@ -30,7 +30,7 @@ def bundle(
     target = _target_of(chosen)
     parts = recorded_parts(run.folder)
     file = _unharmed(run, chosen, parts)
-    plan = run.plan([target])
+    plan = run.plan([target], progress)
     contents = Contents(
         name=run.report.name,
         engine=chosen,

@@ -24,6 +24,7 @@ from .front_end import FrontEnd
 from .images.pictures import PictureInput
 from .lengths import cut, lengths_of, order_by_length
 from .normalization import Normalization, Normalize, normalizations_of
+from .progress import Progress, Silent
 from .registry import discovered
 from .seeding import generator as seeded_generator
 from .strong_augmentation import StrongDraws, strongly_augmented
@@ -300,15 +301,18 @@ class DataSource(BaseModel, ABC, frozen=True, extra="forbid"):
     """Whose the samples are and under which licence, in your words; bundles carry it as it is."""
 
     @abstractmethod
-    def read(self, directory: Path) -> Reading:
-        """The samples as arrays; relative paths start at `directory`. DataError says what is wrong with them."""
+    def read(self, directory: Path, progress: Progress) -> Reading:
+        """The samples as arrays; relative paths start at `directory`. DataError says what is wrong with them.
 
-    def load(self, directory: Path, targets: Targets = "classes") -> Dataset:
+        `progress` is told of what takes long.
+        """
+
+    def load(self, directory: Path, targets: Targets = "classes", progress: Progress | None = None) -> Dataset:
         """Read, check, split and prepare. `directory` is the recipe's folder, where relative paths start.
 
-        `targets` is what the task takes.
+        `targets` is what the task takes; without `progress`, nothing is told.
         """
-        read = self.read(directory)
+        read = self.read(directory, progress or Silent())
         reading = checked(read, targets)
         train, validation = self.held_out(reading)
         self._check_augment(train)

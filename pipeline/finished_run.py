@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..export.target import Target
 from .errors import DataError, ModelError, PotstillError, TaskError, UsageError
 from .plan import Plan
+from .progress import Progress
 from .recipe import Recipe, recipe_from
 from .recipe_problems import nearest
 from .recipe_yaml import located
@@ -82,7 +83,7 @@ class FinishedRun:
                 return step
         raise UsageError(f"--step: the run {self.folder} has no step `{name}`; {nearest(name, names)}")
 
-    def plan(self, targets: Sequence[Target]) -> Plan:
+    def plan(self, targets: Sequence[Target], progress: Progress) -> Plan:
         """The run's data, task and steps, for these targets in place of the recipe's.
 
         Raises the errors of what cannot be found or used here, and DataError where the data are other than those that
@@ -90,7 +91,7 @@ class FinishedRun:
         """
         recipe = self.recipe.model_copy(update={"targets": tuple(targets)})
         with self._saying_where():
-            plan = Plan.of(recipe, self.directory)
+            plan = Plan.of(recipe, self.directory, progress)
         if plan.data.fingerprint != self.origin.data:
             raise DataError(
                 f"{self.folder}: the run was measured on other data than there are now ({plan.data.description}; the "

@@ -26,7 +26,7 @@ def add_engines(
     that was cut off goes on where it stopped. The run's report holds the engines in the end.
     """
     chosen = run.step(step)
-    plan = run.plan(targets)
+    plan = run.plan(targets, progress)
     with RunFolder.open(run.folder) as files:
         engines = RunEngines(plan, files, progress, lambda what: nullcontext())
         teacher, made = (_taken(files, each) for each in (run.report.steps[0], chosen))

@@ -107,12 +107,12 @@ class Plan:
     precision: Precision
 
     @classmethod
-    def of(cls, recipe: Recipe, directory: Path) -> "Plan":
+    def of(cls, recipe: Recipe, directory: Path, progress: Progress | None = None) -> "Plan":
         """Load the data, choose device and precision; raises the errors of whatever cannot be found, used or built."""
         for target in recipe.targets:
             target.check()
         task = task_named(recipe.task, directory)
-        data = recipe.data.load(directory, task.targets)
+        data = recipe.data.load(directory, task.targets, progress)
         task.validate(data)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(recipe, directory, data, task, device, _precision(recipe, device))

@@ -25,7 +25,7 @@ def check(recipe: Recipe, *, directory: Path, folder: Path, progress: Progress) 
     The data is read, the teacher built and run, every stage applied for no epoch, the last artifact exported for every
     target. Raises the error of the first thing that would have ended the run.
     """
-    plan = Plan.of(recipe, directory)
+    plan = Plan.of(recipe, directory, progress)
     findings = [
         f"data: {plan.data.description}",
         f"device: {plan.device.type}, training in {plan.precision}",

@@ -93,7 +93,7 @@ class _Run:
         self._files = files
         self._progress = progress
         self._processes = processes
-        self._plan = processes.first_in_main(lambda: Plan.of(recipe, directory))
+        self._plan = processes.first_in_main(lambda: Plan.of(recipe, directory, progress))
         self._plan.settle(progress)
         self._data: Dataset = self._plan.data
         self._engines = RunEngines(self._plan, files, progress, self._clock.counting)

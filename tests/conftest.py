@@ -13,6 +13,7 @@ from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
 from potstill.pipeline.networks.resnet import ResNet
+from potstill.pipeline.progress import Progress
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.stage import Context
 from tests.support.brief_timing import make_brief
@@ -29,7 +30,7 @@ class Bars(DataSource):
     source: Literal["bars"] = "bars"
     samples: int = 192
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """Both splits from a fixed seed."""
         draws = np.random.default_rng(0)
 

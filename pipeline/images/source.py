@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ..data import DataSource
 from ..data_checks import CheckedReading, RawSamples, Reading, Samples
 from ..errors import DataError
+from ..progress import Progress
 from .division import Labelled, held_out, listed, misleading_copies, with_test_share
 from .pictures import PictureInput, Preparation
 from .storage import Storage
@@ -46,7 +47,12 @@ class PictureSource(DataSource, ABC, frozen=True, extra="forbid"):
         return self
 
     def reading_of(
-        self, splits: Mapping[str, Labelled], classes: tuple[str, ...] | None, title: str, directory: Path
+        self,
+        splits: Mapping[str, Labelled],
+        classes: tuple[str, ...] | None,
+        title: str,
+        directory: Path,
+        progress: Progress,
     ) -> Reading:
         """The images of `train`, `test` and `validation` decoded; a split that is missing is divided off as asked.
 
@@ -54,7 +60,7 @@ class PictureSource(DataSource, ABC, frozen=True, extra="forbid"):
         """
         demand_pillow()
         divided = self._divided(splits)
-        decoded = self._decoded(divided, directory)
+        decoded = self._decoded(divided, directory, progress)
         copies = misleading_copies(divided)
         if copies and self.duplicates == "refuse":
             raise DataError(
@@ -88,14 +94,17 @@ class PictureSource(DataSource, ABC, frozen=True, extra="forbid"):
             divided["train"], divided["validation"] = held_out(divided["train"], self.validation)
         return divided
 
-    def _decoded(self, splits: Mapping[str, Labelled], directory: Path) -> dict[str, RawSamples]:
+    def _decoded(self, splits: Mapping[str, Labelled], directory: Path, progress: Progress) -> dict[str, RawSamples]:
         preparations = {name: self._preparation(name) for name in splits}
         needed = sum(3 * preparations[name].size ** 2 * len(splits[name].pictures) for name in splits)
         folder = None if self.cache is None else directory / self.cache.expanduser()
         total = sum(len(samples.pictures) for samples in splits.values())
         decoded: dict[str, RawSamples] = {}
         problems: list[Problem] = []
-        with Workers(self.workers or default_workers()) as workers:
+        with (
+            progress.track("decodes images", total) as tracker,
+            Workers(self.workers or default_workers(), tracker) as workers,
+        ):
             storage = Storage(folder, self.memory_bytes, workers)
             storage.demand_room(needed, f"the {total:,} images")
             for name, samples in splits.items():

@@ -65,6 +65,8 @@ class Storage:
             if problems:
                 return np.empty((0, *shape[1:]), np.uint8), problems
             write_atomically(record, sha256_of(file).encode())
+        else:
+            self.workers.skip(len(pictures))
         # Changes would stay in this process: torch takes only arrays that may be written to.
         return np.load(file, mmap_mode="c", allow_pickle=False), []
 

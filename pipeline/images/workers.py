@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from types import TracebackType
 from typing import IO, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, MissingDependency
+from ..progress import Tracker
 from .pictures import Pictures, Preparation
 from .worker import DECODED, NUMBER, READY, REQUEST
 
@@ -48,8 +49,11 @@ def demand_pillow() -> None:
 class Workers:
     """Up to `count` worker processes, each started when there is work for it, and ended with the block."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, tracker: Tracker) -> None:
+        """`tracker` is told of each image."""
         self._count = count
+        self._tracker = tracker
+        self._telling = Lock()
         self._started: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -77,6 +81,7 @@ class Workers:
                 reason = _decoded(self._started[first], pictures, number, preparation, rows[number])
                 if reason is not None:
                     found.append((number, Problem(pictures.name(number), reason)))
+                self._tell(1)
             return found
 
         self._start(count)
@@ -88,6 +93,14 @@ class Workers:
                 stop.set()
                 raise
         return [problem for _, problem in sorted(found, key=lambda each: each[0])]
+
+    def skip(self, count: int) -> None:
+        """So many images need no decoding."""
+        self._tell(count)
+
+    def _tell(self, count: int) -> None:
+        with self._telling:
+            self._tracker.advance(count)
 
     def _start(self, count: int) -> None:
         while len(self._started) < count:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..data import DataSource
 from ..data_checks import RawSamples, Reading
 from ..errors import DataError
+from ..progress import Progress
 
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
@@ -54,7 +55,7 @@ class Cifar(DataSource, frozen=True, extra="forbid"):
     path: Path
     """``cifar-10-binary.tar.gz`` or ``cifar-100-binary.tar.gz``, or the folder of ``.bin`` files that it unpacks to."""
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """Both splits as published: 50,000 and 10,000 images (3, 32, 32), uint8."""
         place = directory / self.path.expanduser()
         with _contents(place) as (edition, files):

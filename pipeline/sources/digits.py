@@ -13,6 +13,7 @@ from torch.nn import functional
 from ..data import DataSource, stratified
 from ..data_checks import RawSamples, Reading
 from ..errors import DataError, MissingDependency
+from ..progress import Progress
 
 TEST_SHARE = 0.2
 BRIGHTEST = 16
@@ -30,7 +31,7 @@ class Digits(DataSource, frozen=True, extra="forbid"):
         "(archive.ics.uci.edu/dataset/80, which names the licence); the copy that comes with scikit-learn"
     )
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """Both splits, as uint8 images (N, 1, size, size)."""
         scans, labels = _scans_and_labels()
         images = torch.as_tensor(scans.astype(np.float32)).view(-1, 1, 8, 8)

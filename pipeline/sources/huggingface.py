@@ -15,6 +15,7 @@ from ..images.division import Labelled
 from ..images.source import PictureSource
 from ..lengths import MASK
 from ..networks.text_encoder import TOKENS
+from ..progress import Progress
 from ..tokenizer import Text, Tokenizer
 
 VALIDATION = ("validation", "valid", "val", "dev")
@@ -61,7 +62,7 @@ class HuggingFace(PictureSource, frozen=True, extra="forbid"):
             raise ValueError("takes either images or texts; leave `image` or `text` out")
         return self
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """All splits, as uint8 images (N, 3, size, size), or as token numbers of free length."""
         tables = self._tables(directory)
         train = tables["train"]
@@ -71,7 +72,7 @@ class HuggingFace(PictureSource, frozen=True, extra="forbid"):
             raise DataError(f"{self._title}: no column holds images or texts: {', '.join(train.features)}")
         self._demand_columns(tables, [name for name in (image, text, label_column(train, self.label)) if name])
         if image is not None:
-            return self._images(tables, image, directory)
+            return self._images(tables, image, directory, progress)
         assert text is not None
         return self._texts(tables, text, directory)
 
@@ -112,14 +113,14 @@ class HuggingFace(PictureSource, frozen=True, extra="forbid"):
         origins = {split: f"{self._title}, {split}" for split in tables}
         return {split: targets_of(table, label, classes, origins[split]) for split, table in tables.items()}, classes
 
-    def _images(self, tables: Mapping[str, Table], column: str, directory: Path) -> Reading:
+    def _images(self, tables: Mapping[str, Table], column: str, directory: Path, progress: Progress) -> Reading:
         self._refuse(OF_TEXTS, "texts, and images are read")
         targets, classes = self._targets(tables)
         splits = {
             split: Labelled.of(TablePictures.of(table, column, split), targets[split], f"{self._title}, {split}")
             for split, table in tables.items()
         }
-        return self.reading_of(splits, classes, self._title, directory)
+        return self.reading_of(splits, classes, self._title, directory, progress)
 
     def _texts(self, tables: Mapping[str, Table], column: str, directory: Path) -> Reading:
         self._refuse(OF_IMAGES, "images, and texts are read")

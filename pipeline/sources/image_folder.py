@@ -7,6 +7,7 @@ from ..data_checks import Reading
 from ..errors import DataError
 from ..images.folder import ClassFolders, left_out, not_tested
 from ..images.source import PictureSource
+from ..progress import Progress
 
 VALIDATION = ("validation", "valid", "val")
 """Folders that are chosen on where they are there, and not measured on."""
@@ -19,7 +20,7 @@ class ImageFolder(PictureSource, frozen=True, extra="forbid"):
     path: Path
     """The folder; a relative path starts at the recipe's."""
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """All splits, as uint8 images (N, 3, size, size); the classes are the training folders."""
         root = directory / self.path.expanduser()
         folders = self._split_folders(root)
@@ -27,7 +28,7 @@ class ImageFolder(PictureSource, frozen=True, extra="forbid"):
         classes = tuple(splits["train"].files)
         labelled = {name: split.labelled(classes, root) for name, split in splits.items()}
         notes = left_out(list(splits.values())) + not_tested(classes, splits.get("test"))
-        return self.reading_of(labelled, classes, f"{root.name}{notes}", directory)
+        return self.reading_of(labelled, classes, f"{root.name}{notes}", directory, progress)
 
     def _split_folders(self, root: Path) -> dict[str, Path]:
         if not root.is_dir():

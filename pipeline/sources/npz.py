@@ -13,6 +13,7 @@ from pydantic import Field
 from ..data import DataSource
 from ..data_checks import RawSamples, Reading
 from ..errors import DataError
+from ..progress import Progress
 
 CHANNELS = (1, 3, 4)
 """Numbers of channels that tell the channel axis from height and width."""
@@ -32,7 +33,7 @@ class Npz(DataSource, frozen=True, extra="forbid"):
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """The classes' names in order of their numbers; without, they are counted in the training labels."""
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """Both splits; images as (N, C, H, W)."""
         folder = directory / self.path.expanduser()
         if not folder.is_dir():

@@ -10,6 +10,7 @@ from ..data import DataSource
 from ..data_checks import RawSamples, Reading
 from ..errors import DataError
 from ..normalization import Normalize
+from ..progress import Progress
 from ..python_reference import PythonReference
 
 SHAPE_OF_RESULT = "return dict(train=(inputs, labels), test=(inputs, labels))"
@@ -27,7 +28,7 @@ class Python(DataSource, frozen=True, extra="forbid"):
     normalize: Normalize = "none"
     """The function's own values are kept, except that uint8 becomes 0 to 1."""
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """Call the function and take its splits."""
         reference = PythonReference.parse(self.source, directory, DataError)
         result = reference.call({})

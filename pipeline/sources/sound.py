@@ -16,6 +16,7 @@ from ..data_checks import RawSamples, Reading, Samples
 from ..errors import DataError
 from ..front_end import FrontEnd, LogMel
 from ..normalization import Normalization
+from ..progress import Progress
 from ..recordings import ENDINGS, FULL_SCALE, Clip, fitted, recording
 from ..sound_augmentation import SoundAugmentation, SoundDraws
 from .npz import arrays_of
@@ -94,7 +95,7 @@ class Sound(DataSource, frozen=True, extra="forbid"):
         """Of every clip."""
         return round(self.seconds * self.rate)
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """All splits, as int16 (N, samples)."""
         if self.front_end != "none":
             FrontEnd(settings=self.front_end, rate=self.rate).check(self.samples)

@@ -14,6 +14,7 @@ from ..data_checks import CheckedReading, RawSamples, Reading, Samples
 from ..errors import DataError
 from ..lengths import MASK
 from ..networks.text_encoder import TOKENS
+from ..progress import Progress
 from ..sentences import hold_out
 from ..text_files import Texts, file_of, read_texts
 from ..tokenizer import Text, Tokenizer
@@ -51,13 +52,13 @@ class TextSource(DataSource, frozen=True, extra="forbid"):
     augment: Annotated[tuple[Augmentation, ...], Field(max_length=0)] = ()
     """Texts are not augmented."""
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """All splits, tokenised by what was made of the training texts that are left."""
         folder = directory / self.path.expanduser()
         train, test = (read_texts(file_of(folder, name), self.text, self.label) for name in (self.train, self.test))
         classes = self._classes(train)
         splits = self._split(train, classes)
-        tokenizer = self._tokenizer(splits["train"].texts, directory)
+        tokenizer = self._tokenizer(splits["train"].texts, directory, progress)
         splits["test"] = _Labelled.of(test, classes)
         raw = {name: split.samples(tokenizer) for name, split in splits.items()}
         return Reading(
@@ -87,9 +88,10 @@ class TextSource(DataSource, frozen=True, extra="forbid"):
         held = hold_out(plain, whole.labels, self.validation, train.origin)
         return {"train": whole.at(held.train), "validation": whole.at(held.validation)}
 
-    def _tokenizer(self, texts: Sequence[str], directory: Path) -> Tokenizer:
+    def _tokenizer(self, texts: Sequence[str], directory: Path, progress: Progress) -> Tokenizer:
         if self.tokenizer is not None:
             return Tokenizer.read(directory / self.tokenizer.expanduser(), max_length=self.max_length)
+        progress.say(f"makes a tokenizer of {len(texts):,} texts")
         return Tokenizer.trained(
             texts, vocabulary=self.vocabulary, max_length=self.max_length, lowercase=self.lowercase
         )

@@ -10,6 +10,7 @@ from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
 from potstill.pipeline.models import PythonModel
+from potstill.pipeline.progress import Progress
 from tests.support import families
 from tests.support.families import FAMILIES, NUM_CLASSES
 
@@ -22,7 +23,7 @@ class RandomInputs(DataSource):
     source: Literal["random_inputs"] = "random_inputs"
     family: str
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """192 samples to train on and 64 to test on."""
 
         def split(count: int, name: str, seed: int) -> RawSamples:

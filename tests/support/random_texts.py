@@ -10,6 +10,7 @@ from potstill.pipeline.blueprint import Blueprint
 from potstill.pipeline.data import Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
 from potstill.pipeline.networks.text_encoder import TextEncoder
+from potstill.pipeline.progress import Progress
 
 VOCABULARY, LONGEST = 60, 24
 
@@ -26,7 +27,7 @@ class RandomTexts(DataSource):
 
     source: Literal["random_texts"] = "random_texts"
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """Both splits."""
 
         def split(count: int, name: str, seed: int) -> RawSamples:

@@ -16,6 +16,7 @@ from potstill.pipeline.data import Batch, Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
 from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.processes import ALONE, Processes
+from potstill.pipeline.progress import Progress
 from potstill.pipeline.teacher import Teacher
 from potstill.pipeline.training import Moment, Schedule, TaskObjective, fit, state_of
 from potstill.stages.knowledge.objective import DistillationTraining, learn
@@ -33,7 +34,7 @@ class Stripes(DataSource):
 
     source: Literal["stripes"] = "stripes"
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         """96 samples to train on, 26 to test on."""
         draws = np.random.default_rng(0)
 

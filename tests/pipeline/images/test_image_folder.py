@@ -1,7 +1,8 @@
 """Facts about data sets that are folders of images."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from potstill.pipeline.augmentation import View
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import DataError
 from potstill.pipeline.images.decoding import decoded
+from potstill.pipeline.progress import Silent
 from potstill.pipeline.sources.image_folder import ImageFolder
 from tests.support.pictures import CLASSES, picture_folder
 
@@ -42,6 +44,24 @@ def refused(root: Path, words: str, **settings: Any) -> None:
         load(root, **settings)
 
 
+class Counting(Silent):
+    """Counts what is told of one piece of work."""
+
+    def __init__(self) -> None:
+        self.announced: list[tuple[str, int]] = []
+        self.done = 0
+
+    @contextmanager
+    def track(self, description: str, total: int) -> Generator["Counting"]:
+        """Once."""
+        self.announced.append((description, total))
+        yield self
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        """Adds up."""
+        self.done += count
+
+
 def image_files(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.rglob("*.*g"))
 
@@ -54,6 +74,16 @@ class TestReading:
         files = list(image_files(sound / "test"))
         assert torch.equal(data.test.target, torch.tensor([CLASSES.index(file.parent.name) for file in files]))
         assert np.array_equal(data.test.raw["image"].numpy(), np.stack([decoded(file, 16, 16) for file in files]))
+
+    def test_tells_how_many_images_are_decoded_and_finds_those_of_earlier_runs(
+        self, sound: Path, tmp_path: Path
+    ) -> None:
+        for cache in (None, tmp_path, tmp_path):
+            told = Counting()
+            source = ImageFolder(path=sound, size=16, workers=2, cache=cache)
+            source.load(Path("/nowhere"), progress=told)
+            assert told.announced == [("decodes images", 48)]
+            assert told.done == 48
 
     def test_is_the_same_with_any_number_of_workers_and_mapped_from_a_file(self, sound: Path, tmp_path: Path) -> None:
         first = load(sound, workers=1)

@@ -10,6 +10,7 @@ pytest.importorskip("PIL", reason="Pillow is not installed")
 from potstill.pipeline.images.decoding import decoded
 from potstill.pipeline.images.pictures import FilePictures, Preparation
 from potstill.pipeline.images.workers import Workers
+from potstill.pipeline.progress import Silent
 from tests.support.pictures import picture_folder
 
 
@@ -22,7 +23,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> FilePictures:
 def test_every_row_is_its_image_with_any_number_of_workers(pictures: FilePictures, tmp_path: Path) -> None:
     for count in (1, 3):
         rows = np.zeros((len(pictures), 3, 16, 16), np.uint8)
-        with Workers(count) as workers:
+        with Workers(count, Silent()) as workers:
             assert workers.decode(pictures, Preparation(20, 16), rows) == []
         for number, row in enumerate(rows):
             assert np.array_equal(row, decoded(pictures.file(number, tmp_path), 20, 16))
@@ -30,7 +31,7 @@ def test_every_row_is_its_image_with_any_number_of_workers(pictures: FilePicture
 
 def test_a_process_that_dies_costs_one_image_which_is_named(pictures: FilePictures) -> None:
     rows = np.zeros((len(pictures), 3, 8, 8), np.uint8)
-    with Workers(1) as workers:
+    with Workers(1, Silent()) as workers:
         workers.decode(pictures.at(np.arange(2)), Preparation(8, 8), rows)
         workers._started[0]._process.kill()
         (problem,) = workers.decode(pictures, Preparation(8, 8), rows)
@@ -44,7 +45,7 @@ def test_all_that_cannot_be_decoded_are_told_in_order(pictures: FilePictures, tm
     (tmp_path / "2.png").write_text("no image")
     (tmp_path / "3.png").write_bytes(pictures.encoded(0))
     files = [tmp_path / name for name in ("3.png", "2.png", "1.png", "0.png")]
-    with Workers(1) as workers:
+    with Workers(1, Silent()) as workers:
         found = workers.decode(FilePictures(files, tmp_path), Preparation(8, 8), np.zeros((4, 3, 8, 8), np.uint8))
     assert [(problem.name, problem.reason) for problem in found] == [
         ("2.png", "is no image that Pillow can read"),

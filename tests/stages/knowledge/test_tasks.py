@@ -14,6 +14,7 @@ from potstill.pipeline.data import Dataset, DataSource
 from potstill.pipeline.data_checks import RawSamples, Reading
 from potstill.pipeline.errors import StageError
 from potstill.pipeline.networks.resnet import ResNet
+from potstill.pipeline.progress import Progress
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.knowledge.method import Method
 from potstill.stages.knowledge.objective import DistillationTraining, learn, methods
@@ -34,7 +35,7 @@ class Centres(DataSource):
 
     source: Literal["centres"] = "centres"
 
-    def read(self, directory: Path) -> Reading:
+    def read(self, directory: Path, progress: Progress) -> Reading:
         draws = np.random.default_rng(0)
 
         def split(count: int, name: str) -> RawSamples:
