@@ -1,7 +1,8 @@
 """What every family of built-in networks is made of: its settings, which build it, and what the families share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -98,6 +99,14 @@ def rounded(value: float, multiple: int) -> int:
 def nearest_depth(depth: float, depths: tuple[int, ...]) -> int:
     """Which of the depths that a family has is nearest; the smaller of two."""
     return min(depths, key=lambda each: abs(each - depth))
+
+
+def convolutions(in_channels: int, widths: Iterable[int], *, bias: bool) -> nn.Sequential:
+    """3x3 convolutions of these widths one after another, each with batch norm and ReLU; the resolution stays."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((in_channels, *widths)):
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=bias), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def initialize(model: nn.Module) -> None:

@@ -1,6 +1,5 @@
 """Networks of convolutions one after another, of any widths, for small images and for engines of few operators."""
 
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import torch
@@ -8,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .network import Image, ImageNetwork, initialize, rounded
+from .network import Image, ImageNetwork, convolutions, initialize, rounded
 
 Width = Annotated[int, Field(ge=1)]
 Stage = Annotated[tuple[Width, ...], Field(min_length=1)]
@@ -68,7 +67,7 @@ class PlainModule(nn.Module):
         for number, widths in enumerate(settings.stages, start=1):
             if number > 1:
                 self.add_module(f"pool{number}", nn.MaxPool2d(2))
-            self.add_module(f"layer{number}", _stage(channels, widths))
+            self.add_module(f"layer{number}", convolutions(channels, widths, bias=False))
             channels = widths[-1]
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(channels, num_classes)
@@ -82,13 +81,6 @@ class PlainModule(nn.Module):
                 x = self.get_submodule(f"pool{number}")(x)
             x = self.get_submodule(f"layer{number}")(x)
         return self.linear(torch.flatten(self.pool(x), 1))
-
-
-def _stage(in_channels: int, widths: tuple[int, ...]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise((in_channels, *widths)):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers)
 
 
 def _of_depth(widths: tuple[int, ...], depth: float) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .network import Image, ImageNetwork, initialize, nearest_depth, rounded
+from .network import Image, ImageNetwork, convolutions, initialize, nearest_depth, rounded
 
 CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Of each stage, by depth."""
@@ -63,8 +63,5 @@ class VGGModule(nn.Module):
 
 
 def _stage(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (in_channels, *(out_channels for _ in range(count - 1))):
-        # The bias does nothing before a batch norm, but the networks that others compare with have it.
-        layers += [nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()]
-    return nn.Sequential(*layers)
+    # The bias does nothing before a batch norm, but the networks that others compare with have it.
+    return convolutions(in_channels, [out_channels] * count, bias=True)
