@@ -47,6 +47,7 @@ MODEL_CODE = (
             "augmentation",
             "blueprint",
             "bottleneck",
+            "compiling",
             "factors",
             "fake_quantization",
             "front_end",
@@ -204,6 +205,7 @@ class Plan:
             self.recipe.teacher.cache.dtype,
             self.recipe.teacher.cache.top_k,
             self.precision,
+            self.recipe.compile,
             self.device.type,
             torch.__version__,
             code_fingerprint(*MODEL_CODE),
@@ -243,6 +245,7 @@ class Plan:
         return Context(
             device=self.device,
             precision=self.precision,
+            compile=self.recipe.compile,
             data=self.data,
             task=self.task,
             step=step.folder,
@@ -269,7 +272,7 @@ class Plan:
         """Of what shapes the model in the recipe, for the metadata of engines; goals and targets are not in it."""
         shaping: dict[str, Any] = self.recipe.model_dump(
             mode="json",
-            include={"seed", "task", "data", "teacher", "stages", "precision"},
+            include={"seed", "task", "data", "teacher", "stages", "precision", "compile"},
             exclude={
                 "data": {"license", "workers", "memory_bytes", "cache"},
                 "teacher": {"license": True, "cache": {"path", "max_bytes", "memory_bytes"}},

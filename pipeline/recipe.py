@@ -125,6 +125,9 @@ class Recipe(_Settings):
     """`regression` for targets that are numbers, or `my_task.py:make`, a function that returns a task of your own."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training; `auto` is bf16 where the processor multiplies it, else fp32."""
+    compile: bool = False
+    """Whether trainings go through `torch.compile` where a trial of each shows that it pays. What the trial found is
+    said; results differ from those without by rounding."""
     data: Annotated[DataSource, OneOf("source", source_choices, _source_choice)]
     teacher: Teacher
     stages: Annotated[tuple[Annotated[Stage, OneOf("stage", stage_choices)], ...], AfterValidator(_with_knowledge)]

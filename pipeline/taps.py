@@ -110,8 +110,13 @@ class Outputs:
         return found.float() if self.whole is None else self.whole(found)
 
 
-def outputs_of(model: nn.Module, inputs: Mapping[str, Tensor], taps: Collection[str] = ()) -> Outputs:
-    """Run the model and keep what flows at the taps."""
+def outputs_of(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    taps: Collection[str] = (),
+    run: Callable[..., Tensor] | None = None,
+) -> Outputs:
+    """Run the model, or what computes the same without taps, and keep what flows at the taps."""
     with Taps(model, taps) as found:
-        logits = model(*inputs.values())
+        logits = (run or model)(*inputs.values())
     return Outputs(logits.float(), {tap: tensor.float() for tap, tensor in found.tensors.items()}, found.edges)

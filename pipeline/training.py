@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
+from .compiling import Compiled
 from .data import Batch, Dataset, Split, moved
 from .errors import TrainingError
 from .files import write_atomically
@@ -95,6 +96,10 @@ class TrainingContext:
     journal: Journal
     processes: Processes = ALONE
     """Those that train together."""
+    compile: bool = False
+    """Whether what is trained may run through `torch.compile`."""
+    compiled: Compiled = field(default_factory=Compiled)
+    """What does."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,7 +115,7 @@ class TrainingContext:
         with self.autocast():
             if divides(inputs, self.processes):
                 return shared_outputs(model, inputs, taps, self.processes)
-            return outputs_of(model, inputs, taps)
+            return outputs_of(model, inputs, taps, self.compiled.of(model, taps=bool(taps)))
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the run's device, images in channels-last order."""
@@ -234,6 +239,7 @@ class _Training:
         self._pending: list[dict[str, Tensor]] = []
         self._gradient_looks = _spread(schedule.epochs, GRADIENT_LOOKS)
         self._gradient_shares: dict[str, float] | None = None
+        self._compiled: bool | None = None
         curve = context.journal.curve
         self._first_point = len(curve)
         # A step that trains several times, as generations do, has one curve.
@@ -306,11 +312,11 @@ class _Training:
         # Each step seeds its own draws, so that a resumed training needs no stored generator state.
         seed_global(context.seed, self._name, "step", self._step)
         view = context.data.view(derive(context.seed, self._name, "augment"), epoch)
-        batch = context.data.train.batch(index, view=view)
+        batch = context.to_device(context.data.train.batch(index, view=view))
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(self._step, self._num_steps)
         moment = Moment(self._step, self._num_steps, epoch)
-        terms = self._objective.terms(self._model, context.to_device(batch), moment)
+        terms = self._objective.terms(self._model, batch, moment)
         if position == 0 and epoch in self._gradient_looks:
             self._gradient_shares = gradient_shares(terms, self._model)
         torch.stack(list(terms.values())).sum().backward()  # pyright: ignore[reportUnknownMemberType]
@@ -320,6 +326,19 @@ class _Training:
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.append({key: term.detach() for key, term in terms.items()})
         self._step += 1
+        if context.compile and self._compiled is None:
+            self._try_compiling(batch.inputs)
+
+    def _try_compiling(self, inputs: Mapping[str, Tensor]) -> None:
+        """Behind the first step, which showed whether the objective reads inside of the model."""
+        context = self._context
+        if context.processes.together:
+            finding = "not compiled: several processes train it"
+        else:
+            with context.autocast():
+                finding = context.compiled.try_on(self._model, inputs, self._num_steps - self._step)
+        self._compiled = self._model in context.compiled
+        context.progress.say(f"{self._name}: {finding}")
 
     def _look_at_losses(self) -> float:
         """Add the pending losses to the sums; returns the last one, or raises at the first that is not finite."""
@@ -390,6 +409,9 @@ class _Training:
         self._step = header["step"]
         self._sums = _Sums(**header["sums"])
         self._gradient_shares = header["gradient_shares"]
+        self._compiled = header["compiled"]
+        if self._compiled:
+            self._context.compiled.compile(self._model)
         self._context.journal.curve.extend(CurvePoint.model_validate(point) for point in header["curve"])
         self._context.progress.say(f"{self._name}: continues at step {self._step + 1} of {self._num_steps}")
 
@@ -406,6 +428,7 @@ class _Training:
             "step": self._step,
             "sums": {"steps": self._sums.steps, "terms": self._sums.terms},
             "gradient_shares": self._gradient_shares,
+            "compiled": self._compiled,
             "curve": [point.model_dump() for point in self._context.journal.curve[self._first_point :]],
         }
         whole = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
