@@ -37,6 +37,12 @@ LARGEST_ADAMW_RATE = 0.009
 
 ADAMW_SECOND_BETA = 0.999
 
+TIMES_RATE = "times_rate"
+"""Of a group of parameters, how many times the schedule's rate it learns at."""
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
+"""Their biases are those of `norm_bias_rate`."""
+
 LOSS_CHECK_STEPS = 20
 """How often the losses are looked at: each look makes the device wait for itself."""
 
@@ -57,6 +63,9 @@ class Schedule(BaseModel, frozen=True, extra="forbid"):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """Applied to weights of two dimensions and more; norms and biases are left alone."""
 
+    norm_bias_rate: Annotated[float, Field(gt=0)] = 1.0
+    """How many times as fast as everything else the biases of norm layers learn, with SGD; 64 in Jordan 2024 (arXiv
+    2404.00498)."""
     max_gradient_norm: Annotated[float, Field(gt=0)] = 2.0
     """Longer gradients are scaled down to this L2 norm (Pascanu et al. 2013, arXiv 1211.5063)."""
 
@@ -67,6 +76,8 @@ class Schedule(BaseModel, frozen=True, extra="forbid"):
                 f"`learning_rate` {self.learning_rate:g} is for SGD; AdamW moves every weight by about its rate in "
                 f"each step, and diverges above {LARGEST_ADAMW_RATE:g}: give `learning_rate: 0.0005`"
             )
+        if self.optimizer == "adamw" and self.norm_bias_rate != 1:
+            raise ValueError("`norm_bias_rate` is for SGD: AdamW moves biases by its rate, however small gradients are")
         return self
 
     def rate(self, step: int, num_steps: int) -> float:
@@ -246,16 +257,28 @@ class _Training:
         self._epochs_before = curve[-1].epoch if curve else 0.0
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
+        schedule = self._schedule
+        fast = self._norm_biases() if schedule.norm_bias_rate != 1 else set[nn.Parameter]()
+        biases = [parameter for parameter in self._parameters if parameter in fast]
+        vectors = [parameter for parameter in self._parameters if parameter.ndim < 2 and parameter not in fast]
         matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
-        vectors = [parameter for parameter in self._parameters if parameter.ndim < 2]
         groups = [
-            {"params": matrices, "weight_decay": self._schedule.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": schedule.weight_decay, TIMES_RATE: 1.0},
+            {"params": vectors, "weight_decay": 0.0, TIMES_RATE: 1.0},
+            {"params": biases, "weight_decay": 0.0, TIMES_RATE: schedule.norm_bias_rate},
         ]
         momentum = self._schedule.momentum
         if self._schedule.optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=self._schedule.learning_rate, betas=(momentum, ADAMW_SECOND_BETA))
         return torch.optim.SGD(groups, lr=self._schedule.learning_rate, momentum=momentum, nesterov=momentum > 0)
+
+    def _norm_biases(self) -> set[nn.Parameter]:
+        norms = [module for module in self._model.modules() if isinstance(module, NORMS)]
+        named = [each for norm in norms for each in norm.named_parameters(recurse=False)]
+        biases = {parameter for name, parameter in named if name == "bias" and parameter.requires_grad}
+        if not biases:
+            raise TrainingError(f"{self._name}: `norm_bias_rate` is given, but the network has no norm layers to train")
+        return biases
 
     @property
     def _checkpoint(self) -> Path:
@@ -314,7 +337,7 @@ class _Training:
         view = context.data.view(derive(context.seed, self._name, "augment"), epoch)
         batch = context.to_device(context.data.train.batch(index, view=view))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._schedule.rate(self._step, self._num_steps)
+            group["lr"] = group[TIMES_RATE] * self._schedule.rate(self._step, self._num_steps)
         moment = Moment(self._step, self._num_steps, epoch)
         terms = self._objective.terms(self._model, batch, moment)
         if position == 0 and epoch in self._gradient_looks:

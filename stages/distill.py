@@ -1,6 +1,7 @@
 """Distillation: a new student that learns from the run's teacher, or from whatever its knowledge names."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from ..pipeline.teacher import Teacher
 from .inheritance import inherit
 from .knowledge.objective import TEACHER, DistillationTraining, grown, learn
 from .stage import Context, Stage
+from .whitening import whitened
 
 
 class StudentOfTeacher(BaseModel):
@@ -48,6 +50,9 @@ class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
     stage: Literal["distill"] = "distill"
     student: Student
     """A model reference, or `{from: teacher, width: 0.5, depth: 0.5}`."""
+    first_layer: Literal["learned", "whitened"] = "learned"
+    """`whitened`: the first convolution decorrelates the pixels of the training images' patches, and is not trained
+    here; behind it a network learns in far fewer epochs (Jordan 2024, arXiv 2404.00498)."""
     generations: Annotated[int, Field(ge=1)] = 1
     """How many students, one after the other: the first learns from `teachers`, each other one from the one before it
     (born-again networks, Furlanello et al. 2018, arXiv 1805.04770). The last one is the step's."""
@@ -83,7 +88,8 @@ class Distill(Stage, DistillationTraining, frozen=True, extra="forbid"):
         context = replace(context, teacher=teacher)
         blueprint = grown(student, self, blueprint, context)
         name = "distill" if self.generations == 1 else f"generation-{number}"
-        learn(student, self, blueprint, context, name=name)
+        with whitened(student, context.data) if self.first_layer == "whitened" else nullcontext():
+            learn(student, self, blueprint, context, name=name)
         return Artifact(model=student.eval(), blueprint=blueprint)
 
     @property

@@ -21,8 +21,10 @@ class Plain(ImageNetwork, frozen=True, extra="forbid"):
     """Stages of 3x3 convolutions of the widths you give, with max pooling between and no shortcuts (arXiv:2404.00498).
 
     With `stem_kernel: 2` it has the shape of the networks that learn CIFAR-10 in the fewest operations (Jordan 2024, in
-    ReLUs and without its frozen first layer). At batch 1 each operator costs some microseconds whatever its size, so$
-    few and wide ones run faster than many narrow ones of as many multiply-accumulates.
+    ReLUs); `first_layer: whitened` of `distill` is that paper's first layer. As there, the first filters of every other
+    layer begin as the identity (DiracNets, arXiv:1706.00388), which takes the place of shortcuts. At batch 1 each
+    operator costs some microseconds whatever its size, so few and wide ones run faster than many narrow ones of as many
+    multiply-accumulates.
     """
 
     name: Literal["plain"] = "plain"
@@ -72,6 +74,8 @@ class PlainModule(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(channels, num_classes)
         initialize(self)
+        for number in range(1, self.num_stages + 1):
+            _hand_on(self.get_submodule(f"layer{number}"))
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, num_classes)."""
@@ -81,6 +85,14 @@ class PlainModule(nn.Module):
                 x = self.get_submodule(f"pool{number}")(x)
             x = self.get_submodule(f"layer{number}")(x)
         return self.linear(torch.flatten(self.pool(x), 1))
+
+
+@torch.no_grad()
+def _hand_on(stage: nn.Module) -> None:
+    """Let the first filters of each layer hand its inputs on, as shortcuts would; others keep their random weights."""
+    for layer in stage.modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels <= layer.out_channels:
+            nn.init.dirac_(layer.weight[: layer.in_channels])
 
 
 def _of_depth(widths: tuple[int, ...], depth: float) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,6 +41,10 @@ class TestSchedule:
 
     def test_rate_of_a_training_of_one_step_is_positive(self) -> None:
         assert Schedule(epochs=1).rate(0, 1) > 0
+
+    def test_adamw_has_one_rate(self) -> None:
+        with pytest.raises(ValueError, match="`norm_bias_rate` is for SGD"):
+            Schedule(epochs=1, optimizer="adamw", learning_rate=0.001, norm_bias_rate=64)
 
 
 class NanAtStep(Objective):
@@ -146,6 +151,30 @@ class TestFit:
         from safetensors.torch import load_file
 
         assert all(torch.isfinite(tensor).all() for tensor in load_file(kept).values())
+
+    def test_biases_of_norms_learn_as_many_times_as_fast_as_asked(
+        self, new_artifact: NewArtifact, new_context: NewContext
+    ) -> None:
+        before = new_artifact().model.state_dict()
+        moved: list[dict[str, Tensor]] = []
+        for factor in (1.0, 8.0):
+            context = new_context(step=f"{factor:g}-fold")
+            whole = replace(context.data, batch_size=len(context.data.train))
+            context = replace(context, data=whole)
+            model = deepcopy(new_artifact().model)
+            fit(model, TaskObjective(context), Schedule(epochs=1, norm_bias_rate=factor), context)
+            moved.append({name: tensor - before[name] for name, tensor in model.state_dict().items()})
+        slow, fast = moved
+        for name in ("bn1.bias", "layer1.0.bn2.bias"):
+            assert torch.allclose(fast[name], 8 * slow[name], rtol=1e-3)
+        for name in ("bn1.weight", "linear.bias", "conv1.weight"):
+            assert torch.equal(fast[name], slow[name])
+
+    def test_a_network_without_norms_has_no_biases_of_norms(self, new_context: NewContext) -> None:
+        context = new_context()
+        model = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+        with pytest.raises(TrainingError, match="no norm layers"):
+            fit(model, TaskObjective(context), Schedule(epochs=1, norm_bias_rate=64), context)
 
     def test_no_epoch_leaves_the_weights(self, new_artifact: NewArtifact, new_context: NewContext) -> None:
         artifact = new_artifact()

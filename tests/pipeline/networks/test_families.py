@@ -313,6 +313,15 @@ def test_an_image_of_which_pools_leave_nothing_is_refused() -> None:
         four.build((3, 8, 9), 2)
 
 
+def test_a_plain_networks_first_filters_hand_on_what_they_are_given() -> None:
+    stage = Plain(stem=8, stages=((8, 12), (10,))).build((3, 8, 8), 2).get_submodule("layer1")
+    image = torch.rand(2, 8, 8, 8)
+    (one, _, _, other, _, _) = stage.children()
+    assert torch.equal(one(image), image)
+    assert torch.equal(other(image)[:, :8], image)
+    assert not torch.equal(other(image)[:, 8:], image[:, :4])
+
+
 def test_an_image_that_does_not_divide_into_patches_is_refused() -> None:
     with pytest.raises(ModelError, match=r"squares of 4 pixels \(`patch`\), which do not fill images of 16 by 18"):
         build(networks()["vit"](), {"image": (3, 16, 18)}, 2)
