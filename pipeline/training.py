@@ -195,6 +195,18 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     return cast(dict[str, Tensor], module.state_dict())
 
 
+def fast_biases(model: nn.Module, schedule: Schedule, name: str) -> set[nn.Parameter]:
+    """The biases that have a rate of their own; TrainingError where one is asked for and the model has none."""
+    if schedule.norm_bias_rate == 1:
+        return set()
+    norms = [module for module in model.modules() if isinstance(module, NORMS)]
+    named = [each for norm in norms for each in norm.named_parameters(recurse=False)]
+    biases = {parameter for name, parameter in named if name == "bias" and parameter.requires_grad}
+    if not biases:
+        raise TrainingError(f"{name}: `norm_bias_rate` is given, but the network has no norm layers; leave it out")
+    return biases
+
+
 def fit(
     model: nn.Module, objective: Objective, schedule: Schedule, context: TrainingContext, *, name: str = "train"
 ) -> None:
@@ -258,7 +270,7 @@ class _Training:
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         schedule = self._schedule
-        fast = self._norm_biases() if schedule.norm_bias_rate != 1 else set[nn.Parameter]()
+        fast = fast_biases(self._model, schedule, self._name)
         biases = [parameter for parameter in self._parameters if parameter in fast]
         vectors = [parameter for parameter in self._parameters if parameter.ndim < 2 and parameter not in fast]
         matrices = [parameter for parameter in self._parameters if parameter.ndim >= 2]
@@ -271,14 +283,6 @@ class _Training:
         if self._schedule.optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=self._schedule.learning_rate, betas=(momentum, ADAMW_SECOND_BETA))
         return torch.optim.SGD(groups, lr=self._schedule.learning_rate, momentum=momentum, nesterov=momentum > 0)
-
-    def _norm_biases(self) -> set[nn.Parameter]:
-        norms = [module for module in self._model.modules() if isinstance(module, NORMS)]
-        named = [each for norm in norms for each in norm.named_parameters(recurse=False)]
-        biases = {parameter for name, parameter in named if name == "bias" and parameter.requires_grad}
-        if not biases:
-            raise TrainingError(f"{self._name}: `norm_bias_rate` is given, but the network has no norm layers to train")
-        return biases
 
     @property
     def _checkpoint(self) -> Path:

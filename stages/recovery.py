@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ..pipeline.artifact import Artifact
+from ..pipeline.errors import StageError
 from ..pipeline.quantization import Quantization
 from ..pipeline.training import Objective
 from .knowledge.objective import DistillationTraining, learn, name_of
@@ -67,6 +68,11 @@ def _recover_quantized(artifact: Artifact, recovery: Recovery, context: Context,
 
     quantization = artifact.quantization
     assert quantization is not None
+    if recovery.norm_bias_rate != 1:
+        raise StageError(
+            "`norm_bias_rate` is for float models: under quantizers batch norms are parts of the convolutions before "
+            "them; leave it out of `recover`"
+        )
     if recovery.epochs == 0:
         return artifact
     student = fake_quantized(artifact.model, quantization, context.data.example())

@@ -18,7 +18,7 @@ from ...pipeline.seeding import derive, seeded
 from ...pipeline.sparsity import zeros_held
 from ...pipeline.taps import Outputs
 from ...pipeline.teacher import Teacher
-from ...pipeline.training import Moment, Objective, Schedule, fit, move, on_device
+from ...pipeline.training import Moment, Objective, Schedule, fast_biases, fit, move, on_device
 from ..stage import Context
 from .anatomy import Anatomy, LayerError
 from .method import OF_CLASSES, Method, Need, Observation, Taught, Term, Views
@@ -129,7 +129,7 @@ def learn(
 
     `beside` gives the objective terms of its own. The zeros of 2:4 sparse layers stay zero. For 0 epochs, one step is
     rehearsed on a copy instead, which finds what would stop the first one. Raises StageError where a method of the
-    `knowledge:` list cannot serve the model and its teachers.
+    `knowledge:` list cannot serve the model and its teachers, TrainingError where the schedule does not fit the model.
     """
     if training.epochs:
         objective: Objective = DistillationObjective(training, model, blueprint, context)
@@ -141,6 +141,7 @@ def learn(
         with zeros_held(model if through is None else through.graph, sparse):
             fit(through or model, objective, training, context, name=name)
         return
+    fast_biases(model, training, name)
     if context.teacher is None:
         return
     objective = DistillationObjective(training, model, blueprint, context, rehearsal=True).to(context.device).train()

@@ -220,6 +220,11 @@ class TestQuantize:
         step = quantized.quantization.activations["linear:linear"].scale
         assert float((fake - real).abs().max()) <= 1.01 * step
 
+    def test_biases_of_norms_that_are_no_more_have_no_rate(self, trained: Artifact, new_context: NewContext) -> None:
+        stage = Quantize.model_validate({"recover": {"epochs": 1, "norm_bias_rate": 64}}).untrained()
+        with pytest.raises(StageError, match=r"batch norms are parts of the convolutions.*leave it out of `recover`"):
+            stage.run(trained, new_context(Teacher(trained)))
+
     def test_a_second_quantize_stage_is_refused(self) -> None:
         assert Quantize().order_problem([Train(epochs=1), Quantize()]) is not None
         assert Quantize().order_problem([Train(epochs=1)]) is None
