@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,8 @@ class Compiled:
     """Which networks run compiled, and which were seen to be read inside, which compiled ones cannot be."""
 
     def __init__(self) -> None:
-        self._runs: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()
-        self._read_inside: WeakSet[nn.Module] = WeakSet()
+        self._runs: dict[nn.Module, Run] = {}
+        self._read_inside: set[nn.Module] = set()
 
     def of(self, model: nn.Module, *, taps: bool) -> Run:
         """What to call for the model's outputs: itself where taps are read, or where it is evaluated."""
