@@ -32,7 +32,8 @@ class View:
 
     seed: int
     number: int
-    """From 0; views of one seed and different numbers are drawn independently."""
+    """From 0; views of one seed and different numbers are drawn independently, but that an image which one view mirrors
+    is not mirrored in the next."""
 
 
 class AnyDraws(Protocol):
@@ -69,7 +70,8 @@ class Draws:
         """The draws for `count` samples."""
         source = generator(view.seed, "view", view.number)
         offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=source)
-        flipped = torch.rand(count, generator=source) < 0.5
+        # In turns, so that two views show every image both ways, and not half of them (Jordan 2024, arXiv 2404.00498).
+        flipped = (torch.rand(count, generator=generator(view.seed, "mirrored")) < 0.5) ^ (view.number % 2 == 1)
         regions = random_regions(source, count) if "random_resized_crop" in kinds else None
         return cls(offsets, flipped, regions, crop)
 

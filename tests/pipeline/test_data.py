@@ -1,5 +1,6 @@
 """Facts about data sources and the splits that come out of them."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,12 @@ class TestAugmentation:
         same = [torch.equal(new, old) for new, old in zip(flipped, plain, strict=True)]
         assert all(one or other for one, other in zip(mirrored, same, strict=True))
         assert 5 < sum(mirrored) < 25
+
+    def test_an_image_that_one_view_mirrors_is_not_mirrored_in_the_next(self, tmp_path: Path):
+        train = load(npz_folder(tmp_path), augment=("flip",)).train
+        looks = [train.batch(torch.arange(30), view=View(4, number)).inputs["image"] for number in range(4)]
+        for before, after in pairwise(looks):
+            assert torch.equal(after, before.flip(3))
 
     def test_without_a_view_nothing_is_changed(self, tmp_path: Path):
         npz_folder(tmp_path)
