@@ -48,7 +48,7 @@ def test_the_recipes_for_cifar10_run_on_a_few_images(
     teacher, distilled, *quantized = report.steps
     assert teacher.engine.score.value > 0.88
     assert distilled.engine.precision == "fp32"
-    assert distilled.macs < 0.7 * teacher.macs
+    assert distilled.macs < 0.75 * teacher.macs
     assert {step.engine.precision for step in quantized} == {"int8"}
     assert all(step.engine.parity.passed for step in report.steps)
     if len(quantized) > 1:

@@ -157,7 +157,7 @@ goal: 3
             "allowed: name, depth, width, stem, stride, shortcut",
             "a.yaml:7: stages[0].epochs: is missing; it must be a whole number",
             "a.yaml:8: stages[0].epocs: unknown key; did you mean `epochs`? allowed: epochs, optimizer, learning_rate, "
-            "warmup, momentum, weight_decay, max_gradient_norm, stage, name",
+            "warmup, momentum, weight_decay, norm_bias_rate, max_gradient_norm, stage, name",
             "a.yaml:12: stages[1].knowledge[0].kd.temprature: unknown key; did you mean `temperature`? "
             "allowed: weight, warmup, decay, until, standardize, temperature",
             f"a.yaml:12: stages[1].knowledge[1].kdd: unknown key; did you mean `kd`? allowed: {', '.join(methods())}",
@@ -174,7 +174,7 @@ goal: 3
             "allowed: fp32, fp16, bf16, int8, int8_weights, int4_weights",
             "a.yaml:20: targets[0].threads: must be a whole number, got '1'",
             "a.yaml:21: goal: unknown key; did you mean `goals`? "
-            "allowed: name, seed, task, precision, data, teacher, stages, targets, goals",
+            "allowed: name, seed, task, precision, compile, data, teacher, stages, targets, goals",
         ]
 
     def test_missing_keys_say_what_they_must_be(self, written: Path) -> None:
@@ -191,7 +191,7 @@ goal: 3
             "--set stages.distill.epochs=x: stages[1].epochs: must be a whole number, got 'x'",
             "--set targets=[]: targets: must have at least 1 entries",
             "--set sede=3: sede: unknown key; did you mean `seed`? "
-            "allowed: name, seed, task, precision, data, teacher, stages, targets, goals",
+            "allowed: name, seed, task, precision, compile, data, teacher, stages, targets, goals",
         ]
 
     def test_a_network_that_there_is_not_and_a_setting_that_it_does_not_take(self, written: Path) -> None:
