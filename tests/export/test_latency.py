@@ -75,7 +75,9 @@ class TestRank:
         found = rank({"one": file, "two": file, "three": file}, numpy_inputs(data.example(2)))
         assert {each.target for each in found} == {"one", "two", "three"}
         medians = [each.comparison.candidate.p50_ms for each in found]
-        assert medians == sorted(medians)
+        assert medians[0] == min(medians)
+        ratios = [each.comparison.ratio for each in found[1:]]
+        assert ratios == sorted(ratios, reverse=True)
         assert {each.comparison.baseline.p50_ms for each in found} == {medians[0]}
         assert {each.comparison.batch for each in found} == {2}
 
