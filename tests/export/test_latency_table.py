@@ -12,24 +12,13 @@ from potstill.export.onnx_file import exported_layer
 from potstill.export.part_times import part_times_ms, taken_apart
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.data import Dataset
-from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Quantization
 from potstill.pipeline.side_by_side import Part, SideBySide
 from potstill.stages.pruning.layer_times import placed_as
+from tests.support.hearing import Hearing
 
 LARGE = Part(nn.Conv2d(32, 32, 5, padding=2), (1, 32, 24, 24))
 SMALL = Part(nn.Linear(8, 4), (1, 8))
-
-
-class Heard(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        """Remember the message."""
-        self.lines.append(message)
 
 
 class TestPart:
@@ -81,12 +70,12 @@ class TestPartTimes:
 
 class TestTable:
     def test_what_was_measured_is_not_measured_again(self, data: Dataset, tmp_path: Path) -> None:
-        first, second = Heard(), Heard()
+        first, second = Hearing(), Hearing()
         measured = TargetBench(OnnxRuntimeTarget(), data, tmp_path, first).part_ms([SMALL, SMALL], None)
         assert measured[0] == measured[1]
         assert TargetBench(OnnxRuntimeTarget(), data, tmp_path, second).part_ms([SMALL], None) == measured[:1]
-        assert [line for line in first.lines if "times 1 layers" in line]
-        assert second.lines == []
+        assert [line for line in first.said if "times 1 layers" in line]
+        assert second.said == []
 
     def test_is_another_one_for_other_threads_precision_and_batch(self, tmp_path: Path) -> None:
         def folder(precision: str = "fp32", **settings: int | tuple[int, ...]) -> Path | None:
@@ -99,14 +88,14 @@ class TestTable:
 
     @pytest.mark.parametrize("damage", ["{", '{"measured_as": {}, "parts": {}}'])
     def test_a_damaged_file_is_said_and_left_out(self, damage: str, tmp_path: Path) -> None:
-        heard = Heard()
+        heard = Hearing()
         table = LatencyTable.of(tmp_path, OnnxRuntimeTarget(), "fp32", heard.say)
         table.add({SMALL: 0.25})
         assert table.known() == {SMALL.key: 0.25}
         (file,) = tmp_path.rglob("*.json")
         file.write_text(damage)
         assert table.known() == {}
-        assert [line for line in heard.lines if f"{file}: is no part of this latency table" in line]
+        assert [line for line in heard.said if f"{file}: is no part of this latency table" in line]
 
     def test_without_a_folder_nothing_is_kept(self) -> None:
         table = LatencyTable.of(None, OnnxRuntimeTarget(), "fp32", print)

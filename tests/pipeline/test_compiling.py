@@ -12,24 +12,14 @@ from torch import Tensor, nn
 
 from potstill.pipeline import compiling
 from potstill.pipeline.data import Batch, Dataset
-from potstill.pipeline.progress import Silent
 from potstill.pipeline.training import Moment, Objective, Schedule, TaskObjective, TrainingContext, fit
 from tests.support.contexts import context_on
+from tests.support.hearing import Hearing
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
 """What torch.compile imports uses it."""
 
 SCHEDULE = Schedule(epochs=2)
-
-
-class Remembering(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 class ReadsInside(Objective):
@@ -62,7 +52,7 @@ def worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(data: Dataset, folder: Path, **settings: Any) -> tuple[nn.Module, list[str]]:
     """A small network after its training, and what was said."""
-    progress = Remembering()
+    progress = Hearing()
     context = context_on(data, folder, **({"progress": progress, "compile": True} | settings))
     model = small()
     fit(model, TaskObjective(context), SCHEDULE, context)
@@ -124,7 +114,7 @@ def test_a_compiler_that_fails_is_told_and_the_training_goes_on(
 
 @pytest.mark.usefixtures("worthwhile")
 def test_a_network_that_is_read_inside_is_not_compiled(data: Dataset, tmp_path: Path) -> None:
-    progress = Remembering()
+    progress = Hearing()
     context = context_on(data, tmp_path / "inside", progress=progress, compile=True)
     model = small()
     fit(model, ReadsInside(context, "1"), SCHEDULE, context)

@@ -17,7 +17,6 @@ from potstill.pipeline.cost import macs, macs_by_layer
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import StageError
 from potstill.pipeline.factors import Factors
-from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Calibration
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.factorization.decomposition import (
@@ -37,21 +36,12 @@ from potstill.stages.quantize import Quantize
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
 from tests.support.factorization import factors_of, planned
+from tests.support.hearing import Hearing
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
 
 NO_RECOVERY = Recovery(epochs=0)
-
-
-class Loud(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def stage(energy: float, **settings: Any) -> Factorize:
@@ -387,7 +377,7 @@ class TestWhereItPays:
     def test_where_nothing_pays_the_artifact_goes_on_as_it_is_and_the_user_is_told(
         self, new_artifact: NewArtifact, new_context: NewContext
     ) -> None:
-        artifact, progress = new_artifact(), Loud()
+        artifact, progress = new_artifact(), Hearing()
         context = replace(new_context(), progress=progress)
         # Recovery would need a teacher, which this context has not.
         result = stage(1.0, recover=Recovery(epochs=1)).run(artifact, context)

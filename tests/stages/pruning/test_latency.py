@@ -12,29 +12,18 @@ from potstill.pipeline.artifact import Artifact
 from potstill.pipeline.bench import Beside
 from potstill.pipeline.blueprint import Resize
 from potstill.pipeline.errors import StageError
-from potstill.pipeline.progress import Silent
 from potstill.pipeline.quantization import Calibration
 from potstill.stages.acceptance import accepted
 from potstill.stages.prune import Budget, Prune
 from potstill.stages.pruning.latency import Cuts, Decision, Removed, Trial, decide
 from potstill.stages.recovery import Recovery
 from potstill.stages.stage import Context
+from tests.support.hearing import Hearing
 
 NewArtifact = Callable[..., Artifact]
 NewContext = Callable[..., Context]
 
 UNTRAINED = Recovery(epochs=0)
-
-
-class Heard(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        """Remember the message."""
-        self.lines.append(message)
 
 
 def a_decision(removed: Removed, share: float) -> Decision:
@@ -184,11 +173,11 @@ class TestBudget:
     def test_a_miss_of_more_than_five_per_cent_is_said(
         self, new_artifact: NewArtifact, new_context: NewContext
     ) -> None:
-        progress = Heard()
+        progress = Hearing()
         context = dataclasses.replace(new_context(), progress=progress)
         resumed(context, a_decision(removed=(0,), share=0.6))
         Prune(keep=Budget(latency=0.8), recover=UNTRAINED).run(new_artifact(width=32), context)
-        assert any("60.0% of the latency, asked were 80.0%" in line for line in progress.lines)
+        assert any("60.0% of the latency, asked were 80.0%" in line for line in progress.said)
 
     def test_a_latency_out_of_reach_is_an_error_that_says_what_can_be_reached(
         self, new_artifact: NewArtifact, new_context: NewContext
