@@ -1,7 +1,8 @@
 """A first convolution that decorrelates the pixels of the training images' patches."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -11,8 +12,8 @@ from torch.nn import functional
 from ..pipeline.data import Dataset
 from ..pipeline.errors import StageError
 
-SAMPLES = 5000
-"""Images, the first of the training split, that the patches are taken from."""
+BATCH, BATCHES = 100, 50
+"""Images at once, whose patches take many times their memory, and how many such batches: the first of the split."""
 
 RIDGE = 5e-4
 """Added to the variances of the patches' components, so that near-constant ones are not blown up."""
@@ -37,20 +38,27 @@ def whitened(student: nn.Module, data: Dataset) -> Generator[None]:
         layer.weight.requires_grad_(True)
 
 
-def whitening_filters(images: Tensor, layer: nn.Conv2d) -> Tensor:
-    """Weights of the layer's shape from images (N, C, H, W)."""
-    patches = functional.unfold(images, cast(Any, layer.kernel_size)).transpose(1, 2).flatten(0, 1)
-    variances, components = cast(Any, torch.linalg).eigh(torch.cov(patches.T.double()))
+def whitening_filters(batches: Iterable[Tensor], layer: nn.Conv2d) -> Tensor:
+    """Weights of the layer's shape from batches of images (N, C, H, W)."""
+    size = layer.weight[0].numel()
+    count, total, products = 0, torch.zeros(size).double(), torch.zeros(size, size).double()
+    for images in batches:
+        patches = functional.unfold(images, cast(Any, layer.kernel_size)).transpose(1, 2).flatten(0, 1).double()
+        count += len(patches)
+        total += patches.sum(0)
+        products += patches.T @ patches
+    covariance = (products - torch.outer(total, total) / count) / (count - 1)
+    variances, components = cast(Any, torch.linalg).eigh(covariance)
     filters: Tensor = (components / (variances + RIDGE).sqrt()).T.flip(0)
     if layer.out_channels == 2 * len(filters):
         filters = torch.cat([filters, -filters])
     return filters.reshape(layer.weight.shape).to(layer.weight)
 
 
-def _images(data: Dataset) -> Tensor:
-    batch = data.train.batch(torch.arange(min(SAMPLES, len(data.train))))
-    (images, *_) = batch.inputs.values()
-    return images.float().cpu()
+def _images(data: Dataset) -> Iterator[Tensor]:
+    for batch in islice(data.train.batches(BATCH), BATCHES):
+        (images, *_) = batch.inputs.values()
+        yield images.float().cpu()
 
 
 def _first_convolution(student: nn.Module, data: Dataset) -> nn.Conv2d:

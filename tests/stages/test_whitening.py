@@ -32,7 +32,7 @@ def correlated_images() -> torch.Tensor:
 def test_answers_to_patches_have_no_correlation_and_a_variance_of_one(channels: int) -> None:
     images = correlated_images()
     layer = nn.Conv2d(3, channels, 2, bias=False)
-    weight = whitening_filters(images, layer)
+    weight = whitening_filters([images], layer)
     answers = functional.conv2d(images, weight).transpose(0, 1).flatten(1)
     assert torch.allclose(torch.cov(answers[:12]), torch.eye(12), atol=0.02)
     if channels == 24:
@@ -40,7 +40,7 @@ def test_answers_to_patches_have_no_correlation_and_a_variance_of_one(channels: 
 
 
 def test_the_first_filters_are_of_most_variance() -> None:
-    weight = whitening_filters(correlated_images(), nn.Conv2d(3, 12, 2))
+    weight = whitening_filters([correlated_images()], nn.Conv2d(3, 12, 2))
     lengths = weight.flatten(1).norm(dim=1)
     assert torch.equal(lengths, lengths.sort().values)
 
@@ -54,7 +54,7 @@ def test_the_layer_stays_while_the_student_is_trained_and_learns_again_after(
     made = student(8).run(origin, context)
     layer = made.model.get_submodule("conv1")
     assert isinstance(layer, nn.Conv2d)
-    assert torch.equal(layer.weight, whitening_filters(images, layer))
+    assert torch.equal(layer.weight, whitening_filters(images.split(100), layer))
     assert layer.weight.requires_grad
     norm = made.model.get_submodule("bn1")
     assert isinstance(norm, nn.BatchNorm2d)
