@@ -31,9 +31,11 @@ def some_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (ARCHIVE.exists() and WEIGHTS.exists()), reason="CIFAR-10 or its teacher is not in ../shared")
-@pytest.mark.parametrize(("name", "num_stages"), [("cifar10-resnet56", 3), ("cifar10-resnet56-full", 2)])
+@pytest.mark.parametrize(
+    ("name", "num_stages", "share"), [("cifar10-resnet56", 3, 0.7), ("cifar10-resnet56-full", 2, 0.75)]
+)
 def test_the_recipes_for_cifar10_run_on_a_few_images(
-    name: str, num_stages: int, some_images: Path, tmp_path: Path
+    name: str, num_stages: int, share: float, some_images: Path, tmp_path: Path
 ) -> None:
     """The full one without its last stage, which is the quick one's but for its epochs."""
     brief = [
@@ -48,7 +50,7 @@ def test_the_recipes_for_cifar10_run_on_a_few_images(
     teacher, distilled, *quantized = report.steps
     assert teacher.engine.score.value > 0.88
     assert distilled.engine.precision == "fp32"
-    assert distilled.macs < 0.75 * teacher.macs
+    assert distilled.macs < share * teacher.macs
     assert {step.engine.precision for step in quantized} == {"int8"}
     assert all(step.engine.parity.passed for step in report.steps)
     if len(quantized) > 1:
