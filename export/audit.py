@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from ..pipeline.errors import AuditError
 from .dialects import LAYER_OPERATORS, RECTIFIERS, inferred_shapes, initializers, is_in_groups, makers, readers
 from .measurement import Audit, LayerPrecision
-from .onnx_file import layer_name
+from .notes import notes
+from .onnx_file import LENGTH, layer_name
 from .sixteen_bits import Half, onnx_type
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ class _Graph:
         self._made_by: Mapping[str, NodeProto] = makers(model.graph)
         self._readers: Mapping[str, list[NodeProto]] = readers(model.graph)
         self._constants: Mapping[str, TensorProto] = initializers(model.graph)
-        self._shapes = inferred_shapes(model, batch=1)
+        length = notes(model).get(LENGTH)
+        self._shapes = inferred_shapes(model, batch=1, length=None if length is None else int(length))
 
     def layers(self) -> "Iterator[NodeProto]":
         """Convolutions and matrix products with a constant weight, in the order of the graph."""

@@ -18,6 +18,7 @@ from ..pipeline.quiet import quiet
 from ..pipeline.sharing import plain
 from ..pipeline.sparsity import holds
 from .codebooks import with_codebooks
+from .notes import OURS
 from .target import QUANTIZED
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ OUTPUT = "logits"
 BATCH = "batch"
 """The name of the free first dimension of every input and output."""
 LENGTH = "length"
-"""The name of the second one of inputs of free length, such as a text's tokens."""
+"""The name of the second one of inputs of free length, such as a text's tokens; in the file's notes, the example's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,18 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
         ("stage", metadata.stage),
         ("precision", precision),
         ("classes", json.dumps(metadata.classes, ensure_ascii=False)),
+        *_length(inputs),
         *_sparsity(artifact),
     ):
-        model.metadata_props.add(key=f"potstill.{key}", value=value)
+        model.metadata_props.add(key=f"{OURS}{key}", value=value)
     check(model)
     return model
+
+
+def _length(inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """How long the example is, where lengths are free: multiply-accumulates are counted for that."""
+    for name in free_inputs(inputs)[:1]:
+        yield LENGTH, str(inputs[name].shape[1])
 
 
 def _sparsity(artifact: Artifact) -> Iterator[tuple[str, str]]:

@@ -35,15 +35,23 @@ def is_in_groups(node: "NodeProto") -> bool:
     return node.op_type == "DequantizeLinear" and any(attribute.name == "block_size" for attribute in node.attribute)
 
 
-def inferred_shapes(model: "ModelProto", batch: int | None = None) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor, by ONNX shape inference; free dimensions are 0, unless `batch` fills them."""
+def inferred_shapes(
+    model: "ModelProto", batch: int | None = None, length: int | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor, by ONNX shape inference; free dimensions are 0.
+
+    Unless `batch` fills the inputs' first dimension, and `length` their second where it is free.
+    """
     import onnx
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     if batch is not None:
         for value in copy.graph.input:
-            value.type.tensor_type.shape.dim[0].dim_value = batch
+            first, *others = value.type.tensor_type.shape.dim
+            first.dim_value = batch
+            if length is not None and others and not others[0].HasField("dim_value"):
+                others[0].dim_value = length
         del copy.graph.output[:]
         copy.graph.output.extend(
             onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, None)

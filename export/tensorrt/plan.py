@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...pipeline.errors import ExportError
 from ..measurement import Value
+from ..notes import notes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -114,6 +115,5 @@ def _any_free(inputs: "Sequence[ValueInfoProto]") -> bool:
 
 def is_sparse(model: "ModelProto") -> bool:
     """Whether `exported` marked layers as 2:4 sparse."""
-    marks = {entry.key: entry.value for entry in model.metadata_props}
-    mark = json.loads(marks.get("potstill.sparsity", "null"))
+    mark = json.loads(notes(model).get("sparsity", "null"))
     return mark is not None and mark["pattern"] == "2:4" and bool(mark["layers"])

@@ -12,6 +12,7 @@ from potstill.export.onnx_file import exported
 from potstill.export.parity import numpy_inputs
 from potstill.export.runtimes.onnx_runtime import OnnxRuntimeTarget
 from potstill.pipeline.artifact import Artifact
+from potstill.pipeline.cost import macs_by_layer
 from potstill.pipeline.data import Dataset
 from potstill.pipeline.errors import ExportError, ModelError
 from tests.export.conftest import quantized
@@ -69,6 +70,16 @@ def test_an_engine_computes_what_the_model_does_at_any_length(
         theirs = artifact.executable(texts.example())(*inputs.values()).numpy()
     # A sum on the other side of a rounding moves an int8 engine's output by a step of the last grid.
     np.testing.assert_allclose(ours, theirs, atol=1e-5 if engine.precision == "fp32" else 0.05)
+
+
+@pytest.mark.parametrize("engine", ["int8"], indirect=True)
+def test_an_audit_counts_multiply_accumulates_as_the_report_does(
+    engine: BuiltEngine, encoder: Artifact, texts: Dataset
+) -> None:
+    """For a sample of the median length."""
+    assert engine.audit is not None
+    counted = {layer.name: layer.macs for layer in engine.audit.layers}
+    assert counted == macs_by_layer(encoder.model, texts.example())
 
 
 def test_padding_does_not_change_what_an_engine_says(engine: BuiltEngine) -> None:
