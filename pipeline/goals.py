@@ -18,8 +18,8 @@ def _judgements(goals: Goals, teacher: EngineMeasurement, final: EngineMeasureme
         # Both are shares of the same count of samples; a float's last digit must not decide.
         drop = round(teacher.score.value - final.score.value, 12)
         limit = goals.max_accuracy_drop
-        change = f"fell by {100 * drop:.2f}" if drop > 0 else f"rose by {-100 * drop:.2f}"
-        sentence = f"accuracy {change} points, a fall of at most {100 * limit:g} asked"
+        change = f"{'fell' if drop > 0 else 'rose'} by {100 * abs(drop):.2f} points" if drop else "stayed as it was"
+        sentence = f"accuracy {change}, a fall of at most {100 * limit:g} asked"
         yield _result("max_accuracy_drop", limit, drop, drop <= limit, sentence)
     if goals.max_worsening is not None:
         yield _worsening(goals.max_worsening, teacher.score, final.score)

@@ -38,3 +38,9 @@ def accepted(before: Artifact, after: Artifact, accept: Accept, context: Context
         context.journal.fact("undone", reason)
         context.progress.say(f"{context.step}: UNDONE, the model goes on as it came: {reason}")
     return kept
+
+
+def unchanged(what: str, reason: str, context: Context) -> None:
+    """Say loudly, and in the report's first lines, that a stage found nothing to change: `what`, and why."""
+    context.journal.fact("changed nothing", reason)
+    context.progress.say(f"{context.step}: {what}, the model goes on as it came: {reason}")

@@ -10,7 +10,7 @@ from ..pipeline.artifact import Artifact
 from ..pipeline.bench import Aim
 from ..pipeline.sharing import MOST_CLUSTERS
 from ..pipeline.sharing import Cluster as ClusterEdit
-from .acceptance import Accept, accepted
+from .acceptance import Accept, accepted, unchanged
 from .recovery import Recovery, recover
 from .stage import Context, Stage
 
@@ -52,7 +52,7 @@ class Cluster(Stage, frozen=True, extra="forbid"):
         model, errors = applied(artifact.model, chosen)
         context.journal.fact("layers", [plan.fact(errors.get(plan.path)) for plan in planned])
         if not chosen:
-            context.progress.say(f"{self.step_name}: NOTHING SHARED, {self._nothing_chosen(len(planned))}")
+            unchanged("NOTHING SHARED", self._nothing_chosen(len(planned)), context)
             return artifact
         before, after = 4 * sum(plan.weights for plan in planned), sum(plan.stored_bytes for plan in planned)
         context.journal.fact("layers that share values", f"{len(chosen)} of {len(planned)}")
@@ -71,7 +71,7 @@ class Cluster(Stage, frozen=True, extra="forbid"):
     def _nothing_chosen(layers: int) -> str:
         if not layers:
             return "the model has no convolution, linear layer or embedding with a weight of its own"
-        return f"none of the {layers} layers' files would get smaller; the report says why for each"
+        return f"none of the {layers} layers' files would get smaller"
 
     @property
     def decides_by_engine(self) -> bool:

@@ -16,7 +16,7 @@ from ..pipeline.cost import macs
 from ..pipeline.data import Batch
 from ..pipeline.errors import StageError
 from ..pipeline.seeding import generator
-from .acceptance import Accept, accepted
+from .acceptance import Accept, accepted, unchanged
 from .budget import Share
 from .judgement import SAMPLES, sampled
 from .recovery import Recovery, recover
@@ -87,10 +87,8 @@ class Compact(Stage, frozen=True, extra="forbid"):
         context.journal.fact("layers", [plan.fact() for plan in planned])
         context.journal.fact("compacted layers", f"{len(chosen)} of {len(planned)} convolutions")
         if not chosen:
-            context.progress.say(
-                f"{self.step_name}: NOTHING COMPACTED, the engine of no layer's compact form is faster than the "
-                "layer's own; the model goes on unchanged"
-            )
+            reason = "the engine of no layer's compact form is faster than the layer's own"
+            unchanged("NOTHING COMPACTED", reason, context)
             return artifact
         edit = CompactEdit(layers={plan.path: plan.filters for plan in chosen})
         model = applied(artifact.model, planned, forms)

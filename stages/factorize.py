@@ -11,7 +11,7 @@ from ..pipeline.artifact import Artifact
 from ..pipeline.blueprint import Factorize as FactorizeEdit
 from ..pipeline.errors import StageError
 from ..pipeline.factors import Factors
-from .acceptance import Accept, accepted
+from .acceptance import Accept, accepted, unchanged
 from .budget import OneRule, Share
 from .factorization.metric import MetricName
 from .factorization.splits import Kind
@@ -108,7 +108,7 @@ class Factorize(Stage, frozen=True, extra="forbid"):
         paying = [plan for plan in planned if plan.pays]
         context.journal.fact("factorized layers", f"{len(paying)} of {len(planned)}")
         if not paying:
-            context.progress.say(f"{self.step_name}: NOTHING FACTORIZED, {self._nothing_pays(planned)}")
+            unchanged("NOTHING FACTORIZED", self._nothing_pays(planned), context)
             return artifact
         model = applied(artifact.model, paying, inputs)
         edit = FactorizeEdit(layers={plan.path: plan.factors for plan in paying if plan.factors})
@@ -203,12 +203,9 @@ class Factorize(Stage, frozen=True, extra="forbid"):
         if self.accept == "faster" and cheaper:
             return (
                 f"{cheaper} layers' factors take fewer multiply-accumulates, but the engine of none is faster than the "
-                "layer's own; the model goes on unchanged. A lower number in `keep` lowers ranks."
+                "layer's own; a lower number in `keep` lowers ranks"
             )
-        return (
-            f"with {self.keep} no layer's factors cost less than the layer; "
-            "the model goes on unchanged. A lower number in `keep` lowers ranks."
-        )
+        return f"with {self.keep} no layer's factors cost less than the layer; a lower number in `keep` lowers ranks"
 
     def earlier_steps(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Those that teach while it recovers."""

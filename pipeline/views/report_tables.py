@@ -77,8 +77,9 @@ def _missed_its_aim(before: StepReport, step: StepReport) -> bool:
 
 
 def _gate_sentence(before: StepReport, step: StepReport) -> str:
-    if "undone" in step.facts:
-        return f"{step.name} was undone: {step.facts['undone']}."
+    for fact, verb in (("undone", "was undone"), ("changed nothing", "changed nothing")):
+        if fact in step.facts:
+            return f"{step.name} {verb}: {step.facts[fact]}."
     assert step.gate is not None  # the caller asked
     beside = step.gate.comparison
     file = _size_words(before.engine.file_bytes / max(step.engine.file_bytes, 1))

@@ -74,6 +74,11 @@ class TestJudged:
         (result,) = judged(Goals(max_accuracy_drop=0.01), TEACHER, engine(980, 1.0, 1.2))
         assert result.met
 
+    def test_an_accuracy_that_stayed_neither_rose_nor_fell(self) -> None:
+        (result,) = judged(Goals(max_accuracy_drop=0.01), TEACHER, engine(990, 1.0, 1.2))
+        assert result.met
+        assert "accuracy stayed as it was" in result.sentence
+
     def test_each_goal_is_judged_on_the_engines_numbers(self) -> None:
         goals = Goals(max_accuracy_drop=0.005, min_speedup=5, max_p50_ms=0.5, max_p99_ms=1.5, max_file_bytes=2000)
         results = {result.goal: result for result in judged(goals, TEACHER, engine(980, 1.0, 1.2))}

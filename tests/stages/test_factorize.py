@@ -383,6 +383,7 @@ class TestWhereItPays:
         result = stage(1.0, recover=Recovery(epochs=1)).run(artifact, context)
         assert result is artifact
         assert "NOTHING FACTORIZED" in progress.said[0]
+        assert str(context.journal.facts["changed nothing"]) in progress.said[0]
         assert context.journal.facts["factorized layers"] == f"0 of {len(layer_facts(context))}"
 
     def test_a_model_without_a_layer_of_its_kinds_is_an_error(

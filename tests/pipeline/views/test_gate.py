@@ -55,11 +55,19 @@ class TestGate:
         report = report.model_copy(update={"steps": (*report.steps[:-2], trained, paid)})
         assert report_tables.gate_sentences(report) == ()
 
-    def test_a_step_that_was_undone_says_so(self, slow: Report) -> None:
-        undone = slow.steps[-1].model_copy(update={"facts": {"undone": "`accept: faster` asked for a faster engine"}})
-        report = slow.model_copy(update={"steps": (*slow.steps[:-1], undone)})
-        (sentence,) = report_tables.gate_sentences(report)
-        assert sentence == f"{undone.name} was undone: `accept: faster` asked for a faster engine."
+    @pytest.mark.parametrize(
+        ("fact", "reason", "said"),
+        [
+            ("undone", "`accept: faster` asked for a faster engine", "was undone"),
+            ("changed nothing", "no layer's factors cost less than the layer", "changed nothing"),
+        ],
+    )
+    def test_a_step_that_left_the_model_as_it_came_says_so(
+        self, fact: str, reason: str, said: str, slow: Report
+    ) -> None:
+        left = slow.steps[-1].model_copy(update={"facts": {fact: reason}})
+        report = slow.model_copy(update={"steps": (*slow.steps[:-1], left)})
+        assert report_tables.gate_sentences(report) == (f"{left.name} {said}: {reason}.",)
 
     def test_a_report_without_direct_comparisons_still_has_speedups(self, samples: ModuleType) -> None:
         report: Report = samples.sample_report()
