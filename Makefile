@@ -3,6 +3,8 @@
 # make typecheck-tensorrt   check what calls TensorRT under the type stubs of its versions, where they are; part of `make test`
 # make format  mend what ruff can mend
 #
+# Packages are compiled when they are first imported: compiling all of them takes a minute, and most are never imported.
+#
 # Files of tests are handed out in the order of their folders: end_to_end, whose files last longest, comes first, so that no
 # worker is left alone with one at the end.
 
@@ -36,11 +38,11 @@ format: $(VENV)/dev.stamp
 
 # Installed anew only when what is to be installed changes; the install is editable, so new code needs none.
 $(VENV)/run.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/run.stamp
 
 $(VENV)/made.stamp:

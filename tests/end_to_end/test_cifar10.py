@@ -35,9 +35,9 @@ def some_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "num_stages", "share"), [("cifar10-resnet56", 3, 0.7), ("cifar10-resnet56-full", 2, 0.75)]
 )
 def test_the_recipes_for_cifar10_run_on_a_few_images(
-    name: str, num_stages: int, share: float, some_images: Path, tmp_path: Path
+    name: str, num_stages: int, share: float, some_images: Path
 ) -> None:
-    """The full one without its last stage, which is the quick one's but for its epochs."""
+    """In one folder of runs; the full one without its last stage, which is the quick one's but for its epochs."""
     brief = [
         *(f"data.path={some_images}", "data.validation=32", "data.views=1", "data.batch_size=32"),
         *(f"teacher.weights={WEIGHTS}", "stages.distill.epochs=1", "stages.quantize.recover.epochs=0"),
@@ -46,7 +46,7 @@ def test_the_recipes_for_cifar10_run_on_a_few_images(
     ]
     recipe = load_recipe(ROOT / f"configs/{name}.yaml", brief)
     recipe = recipe.model_copy(update={"stages": recipe.stages[:num_stages]})
-    report = run(recipe, directory=tmp_path, folder=tmp_path / "runs/it", progress=Silent())
+    report = run(recipe, directory=some_images, folder=some_images / "runs", progress=Silent())
     teacher, distilled, *quantized = report.steps
     assert teacher.engine.score.value > 0.88
     assert distilled.engine.precision == "fp32"

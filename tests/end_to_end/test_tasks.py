@@ -64,7 +64,7 @@ stages:
   - {stage: factorize, keep: {energy: 0.9}}
   - {stage: quantize}
 targets:
-  - {runtime: onnxruntime, device: cpu, precision: [fp32, int8], batch: [1], min_int8_share: 0.5}
+  - {runtime: onnxruntime, device: cpu, precision: [int8], batch: [1], min_int8_share: 0.5}
 goals: {max_worsening: 5}
 """
 

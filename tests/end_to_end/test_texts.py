@@ -21,9 +21,9 @@ SHORT = (
     "data.validation=16",
     "data.vocabulary=300",
     "data.max_length=32",
-    "teacher.model={name: text_encoder, depth: 3, width: 32, heads: 2}",
+    "teacher.model={name: text_encoder, depth: 2, width: 32, heads: 2}",
     "stages.train.epochs=1",
-    "stages.distill.student={name: text_encoder, depth: 2, width: 16, heads: 2}",
+    "stages.distill.student={name: text_encoder, depth: 1, width: 16, heads: 2}",
     "stages.distill.epochs=1",
     "goals={}",
 )

@@ -37,6 +37,8 @@ STREAMS = {
     "text_encoder": ("words", "positions", "norm"),
 }
 """Some of what a transformer's stream passes: it is narrower behind `prune`."""
+RELOADED = ("densenet", "mobilenet_v3", "vit_fused_qkv", "text_encoder", "gru")
+"""Of each kind of edit and of inputs one."""
 FLOAT_LAYERS = {"lstm": {"recurrent"}, "gru": {"recurrent"}}
 """For which ONNX Runtime has no int8 kernel."""
 
@@ -108,7 +110,7 @@ class TestAllStages:
         assert set(STREAMS.get(family, ())) <= {*pruned.layers, *pruned.tensors}
 
     def test_another_process_reloads_them_bit_equal(self, finished: Callable[[str], Finished], tmp_path: Path) -> None:
-        for family in FAMILIES:
+        for family in RELOADED:
             data, artifact = finished(family).data, finished(family).artifact
             artifact.save(tmp_path / family, data.example())
             with torch.no_grad():
@@ -127,7 +129,7 @@ for folder in Path({str(tmp_path)!r}).iterdir():
 """
         root = Path(__file__).parents[2]
         subprocess.run([sys.executable, "-c", child], check=True, cwd=root, timeout=300)
-        for family in FAMILIES:
+        for family in RELOADED:
             ours, theirs = (np.load(tmp_path / family / f"{whose}.npy") for whose in ("ours", "theirs"))
             assert np.array_equal(ours, theirs), family
 
@@ -146,17 +148,17 @@ class TestInt8:
         self, calibrated_engine: Callable[[str], BuiltEngine]
     ) -> None:
         operators = Counter(node.op_type for node in optimized(calibrated_engine("vit_split_qkv").path).graph.node)
-        # Two layers of query, key, value, projection and two of the hidden layer, and the head.
-        assert operators["QGemm"] == 13
-        # Both products of both attentions; the positions are the one addition of a constant.
-        assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 4
+        # Query, key, value, projection, two of the hidden layer, and the head.
+        assert operators["QGemm"] == 7
+        # Both products of the attention; the positions are the one addition of a constant.
+        assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 2
         assert (operators["MatMul"], operators["Add"]) == (0, 1)
 
     def test_both_products_of_attention_in_one_operator_multiply_in_int8(
         self, calibrated_engine: Callable[[str], BuiltEngine]
     ) -> None:
         operators = Counter(node.op_type for node in optimized(calibrated_engine("text_one_operator").path).graph.node)
-        assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 4
+        assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] == 2
         assert operators["MatMul"] == 0
 
     def test_squeeze_and_excite_and_silu_multiply_in_int8(

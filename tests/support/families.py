@@ -159,11 +159,11 @@ class EncoderLayer(nn.Module):
 class VisionTransformer(nn.Module):
     """Patches with a class token (Dosovitskiy et al. 2021)."""
 
-    def __init__(self, *, fused: bool) -> None:
+    def __init__(self, *, fused: bool, depth: int = 2) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, 32, 8, 8)
         self.token, self.positions = nn.Parameter(torch.zeros(1, 1, 32)), nn.Parameter(torch.randn(1, 17, 32) * 0.02)
-        self.layers = nn.Sequential(*(EncoderLayer(32, 4, fused=fused) for _ in range(2)))
+        self.layers = nn.Sequential(*(EncoderLayer(32, 4, fused=fused) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, NUM_CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -175,11 +175,12 @@ class VisionTransformer(nn.Module):
 class TextEncoder(nn.Module):
     """Words and positions, masked attention, the first token's class (Devlin et al. 2019)."""
 
-    def __init__(self, *, fused: bool = False, attention: type[SelfAttention] = SelfAttention) -> None:
+    def __init__(self, *, fused: bool = False, attention: type[SelfAttention] = SelfAttention, depth: int = 2) -> None:
         super().__init__()
         self.words, self.positions = nn.Embedding(VOCABULARY, 32), nn.Embedding(TOKENS, 32)
         self.norm = nn.LayerNorm(32)
-        self.layers = nn.ModuleList(EncoderLayer(32, 4, fused=fused, attention=attention) for _ in range(2))
+        layers = (EncoderLayer(32, 4, fused=fused, attention=attention) for _ in range(depth))
+        self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(32, NUM_CLASSES)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -288,11 +289,12 @@ FAMILIES: dict[str, Family] = {
     "mobilenet_v3": Family(mobilenet_v3, IMAGE),
     "efficientnet": Family(efficientnet, IMAGE),
     "convnext": Family(convnext, IMAGE),
-    "vit_split_qkv": Family(lambda: VisionTransformer(fused=False), IMAGE),
+    "vit_split_qkv": Family(lambda: VisionTransformer(fused=False, depth=1), IMAGE),
     "vit_fused_qkv": Family(lambda: VisionTransformer(fused=True), IMAGE),
     "text_encoder": Family(TextEncoder, {"tokens": (TOKENS,), "mask": (TOKENS,)}),
     "text_one_operator": Family(
-        lambda: TextEncoder(fused=True, attention=OneOperatorAttention), {"tokens": (TOKENS,), "mask": (TOKENS,)}
+        lambda: TextEncoder(fused=True, attention=OneOperatorAttention, depth=1),
+        {"tokens": (TOKENS,), "mask": (TOKENS,)},
     ),
     "unet": Family(UNet, IMAGE),
     "lstm": Family(lambda: Recurrent(nn.LSTM), SERIES),

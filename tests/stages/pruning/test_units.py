@@ -98,9 +98,10 @@ class TestFamilies:
         found = {group.name: (group.num_units, group.parts) for group in grouping.groups}
         stream = "words" if family == "text_encoder" else "patches"
         heads = {"qkv": (8, 12)} if family == "vit_fused_qkv" else {"query": (8, 4), "value": (8, 4)}
-        layers = {"expand": (64, 1), **{f"attention.{name}": size for name, size in heads.items()}}
+        inside = {"expand": (64, 1), **{f"attention.{name}": size for name, size in heads.items()}}
+        layers = (0,) if family == "vit_split_qkv" else (0, 1)
         assert found == {stream: (32, 1)} | {
-            f"layers.{n}.{name}": size for n in (0, 1) for name, size in layers.items()
+            f"layers.{n}.{name}": size for n in layers for name, size in inside.items()
         }
         assert grouping.left_alone == ()
         bare = {member.path: member.dim for member in grouping.groups[0].members if member.dim is not None}
