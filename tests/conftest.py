@@ -17,11 +17,10 @@ from potstill.pipeline.networks.resnet import ResNet
 from potstill.pipeline.progress import Progress
 from potstill.pipeline.teacher import Teacher
 from potstill.stages.stage import Context
-from tests.support import brief_exports, brief_timing
+from tests.support.brief_timing import make_brief
 from tests.support.contexts import context_on
 
-brief_timing.make_brief()
-brief_exports.make_brief()
+make_brief()
 
 # Most tests capture and export graphs: collecting among their many small objects took some tenth of the time.
 gc.set_threshold(20_000, 20, 50)

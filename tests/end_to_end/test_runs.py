@@ -8,11 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from potstill.pipeline.cli import main
 from tests.support.command_line import command
 
 RECIPE = """
@@ -48,10 +51,11 @@ def start(*arguments: str | Path, cwd: Path) -> "subprocess.Popen[str]":
 
 
 def potstill(*arguments: str | Path, cwd: Path) -> tuple[int, str]:
-    """Exit code and output of one command."""
-    process = start(*arguments, cwd=cwd)
-    output, _ = process.communicate()
-    return process.returncode, output
+    """Exit code and output of one command that nobody stops; in this process, which has all libraries loaded."""
+    output = StringIO()
+    with chdir(cwd), redirect_stdout(output), redirect_stderr(output):
+        code = main([*map(str, arguments)])
+    return code, output.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +74,9 @@ def new_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def undisturbed(new_recipe: Callable[..., Path]) -> Path:
     """The folder of a run that nothing interrupted."""
     recipe = new_recipe()
-    code, output = potstill("run", recipe, cwd=recipe.parent)
-    assert code == 0, output
+    process = start("run", recipe, cwd=recipe.parent)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     return recipe.parent / "runs" / "small"
 
 
@@ -127,8 +132,9 @@ class TestResume:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             assert process.returncode == -signal.SIGKILL
-        code, output = potstill("run", recipe, cwd=recipe.parent)
-        assert code == 0, output
+        process = start("run", recipe, cwd=recipe.parent)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
         assert "01-train: reused" in output
         assert weights(run) == weights(undisturbed)
 

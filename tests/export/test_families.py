@@ -37,7 +37,7 @@ STREAMS = {
     "text_encoder": ("words", "positions", "norm"),
 }
 """Some of what a transformer's stream passes: it is narrower behind `prune`."""
-RELOADED = ("densenet", "mobilenet_v3", "vit_fused_qkv", "text_encoder", "gru")
+RELOADED = ("densenet", "vit_fused_qkv", "text_encoder", "gru")
 """Of each kind of edit and of inputs one."""
 FLOAT_LAYERS = {"lstm": {"recurrent"}, "gru": {"recurrent"}}
 """For which ONNX Runtime has no int8 kernel."""
