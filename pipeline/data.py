@@ -496,4 +496,13 @@ def _description(title: str, splits: dict[str, Split], classes: tuple[str, ...])
     counts = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
     shape = "x".join(map(str, splits["test"].target.shape[1:])) or "scalar"
     targets = f"{len(classes)} classes" if classes else f"targets {shape}"
-    return f"{title} {shapes}: {counts}, {targets}"
+    absent = ", ".join(_without_samples(splits["train"], classes))
+    return f"{title} {shapes}: {counts}, {targets}{f' (none of {absent} in train)' if absent else ''}"
+
+
+def _without_samples(train: Split, classes: tuple[str, ...]) -> list[str]:
+    """Classes that were named and that nothing can be learnt of."""
+    if train.target.is_floating_point():
+        return []
+    present: list[int] = np.unique(train.target.numpy()).tolist()
+    return [name for number, name in enumerate(classes) if number not in present]

@@ -213,7 +213,9 @@ class TestNpz:
         assert torch.allclose(data.example()["image"], expected, atol=1e-6)
 
     def test_named_classes_may_lack_samples(self, tmp_path: Path):
-        assert load(npz_folder(tmp_path), classes=("a", "b", "c", "d")).num_classes == 4
+        data = load(npz_folder(tmp_path), classes=("a", "b", "c", "d"))
+        assert data.num_classes == 4
+        assert data.description.endswith("4 classes (none of d in train)")
 
     def test_a_changed_pixel_changes_the_fingerprint(self, tmp_path: Path):
         before = load(npz_folder(tmp_path)).fingerprint
