@@ -12,6 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= configs/digits.yaml
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt
 
 .PHONY: demo test check typecheck-tensorrt format clean
 .DELETE_ON_ERROR:
@@ -38,11 +39,11 @@ format: $(VENV)/dev.stamp
 
 # Installed anew only when what is to be installed changes; the install is editable, so new code needs none.
 $(VENV)/run.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt -e .
+	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/run.stamp
 
 $(VENV)/made.stamp:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..pipeline.artifact import Artifact
 from ..pipeline.errors import ExportError, MissingDependency
 from ..pipeline.grouped_weights import dequantize_linear
-from ..pipeline.lengths import example_pair, free_inputs
+from ..pipeline.lengths import MASK, example_pair, free_inputs
 from ..pipeline.quantization import Quantization, capture, dynamic_shapes
 from ..pipeline.quiet import quiet
 from ..pipeline.sharing import plain
@@ -70,8 +70,8 @@ def exported(artifact: Artifact, precision: str, inputs: Mapping[str, Tensor], m
 
 def _length(inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     """How long the example is, where lengths are free: multiply-accumulates are counted for that."""
-    for name in free_inputs(inputs)[:1]:
-        yield LENGTH, str(inputs[name].shape[1])
+    if free_inputs(inputs):
+        yield LENGTH, str(inputs[MASK].shape[1])
 
 
 def _sparsity(artifact: Artifact) -> Iterator[tuple[str, str]]:

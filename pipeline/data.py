@@ -502,7 +502,7 @@ def _description(title: str, splits: dict[str, Split], classes: tuple[str, ...])
 
 def _without_samples(train: Split, classes: tuple[str, ...]) -> list[str]:
     """Classes that were named and that nothing can be learnt of."""
-    if train.target.is_floating_point():
+    if not classes or train.target.is_floating_point():
         return []
-    present: list[int] = np.unique(train.target.numpy()).tolist()
-    return [name for number, name in enumerate(classes) if number not in present]
+    counts = train.target.flatten().bincount(minlength=len(classes))
+    return [name for name, count in zip(classes, counts, strict=True) if not count]

@@ -50,6 +50,14 @@ def start(*arguments: str | Path, cwd: Path) -> "subprocess.Popen[str]":
     )
 
 
+def run_undisturbed(recipe: Path) -> str:
+    """The output of a run in a process of its own that nobody stops."""
+    process = start("run", recipe, cwd=recipe.parent)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
 def potstill(*arguments: str | Path, cwd: Path) -> tuple[int, str]:
     """Exit code and output of one command that nobody stops; in this process, which has all libraries loaded."""
     output = StringIO()
@@ -74,9 +82,7 @@ def new_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def undisturbed(new_recipe: Callable[..., Path]) -> Path:
     """The folder of a run that nothing interrupted."""
     recipe = new_recipe()
-    process = start("run", recipe, cwd=recipe.parent)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    run_undisturbed(recipe)
     return recipe.parent / "runs" / "small"
 
 
@@ -132,10 +138,7 @@ class TestResume:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             assert process.returncode == -signal.SIGKILL
-        process = start("run", recipe, cwd=recipe.parent)
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-        assert "01-train: reused" in output
+        assert "01-train: reused" in run_undisturbed(recipe)
         assert weights(run) == weights(undisturbed)
 
     def test_a_changed_stage_is_made_again_with_all_that_follow_and_no_others(
