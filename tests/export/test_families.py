@@ -37,8 +37,6 @@ STREAMS = {
     "text_encoder": ("words", "positions", "norm"),
 }
 """Some of what a transformer's stream passes: it is narrower behind `prune`."""
-RELOADED = ("densenet", "vit_fused_qkv", "text_encoder", "gru")
-"""Of each kind of edit and of inputs one."""
 FLOAT_LAYERS = {"lstm": {"recurrent"}, "gru": {"recurrent"}}
 """For which ONNX Runtime has no int8 kernel."""
 
@@ -110,7 +108,7 @@ class TestAllStages:
         assert set(STREAMS.get(family, ())) <= {*pruned.layers, *pruned.tensors}
 
     def test_another_process_reloads_them_bit_equal(self, finished: Callable[[str], Finished], tmp_path: Path) -> None:
-        for family in RELOADED:
+        for family in FAMILIES:
             data, artifact = finished(family).data, finished(family).artifact
             artifact.save(tmp_path / family, data.example())
             with torch.no_grad():
@@ -129,7 +127,7 @@ for folder in Path({str(tmp_path)!r}).iterdir():
 """
         root = Path(__file__).parents[2]
         subprocess.run([sys.executable, "-c", child], check=True, cwd=root, timeout=300)
-        for family in RELOADED:
+        for family in FAMILIES:
             ours, theirs = (np.load(tmp_path / family / f"{whose}.npy") for whose in ("ours", "theirs"))
             assert np.array_equal(ours, theirs), family
 
