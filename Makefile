@@ -1,4 +1,4 @@
-# make demo    set up, then run the default recipe: under three minutes on two cores, set-up apart
+# make demo    set up, then run the default recipe: two and a half to four minutes on two cores, set-up apart
 # make test    set up, then check all that a contribution must pass; `make check` is the same
 # make typecheck-tensorrt   check what calls TensorRT under the type stubs of its versions, where they are; part of `make test`
 # make format  mend what ruff can mend
